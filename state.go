@@ -40,6 +40,13 @@ type SeenMessage struct {
 	Seq uint64
 }
 
+// DueTimer is an armed timer as a shard's timer index has it.
+type DueTimer struct {
+	DeviceKey
+	Name string
+	Due  Time
+}
+
 // DeltaOf returns what c changes in its device's state. It shares c's memory.
 func DeltaOf(c *Change) DeviceState {
 	d := DeviceState{DeviceKey: c.DeviceKey, Domain: c.Domain, Version: c.Version, Alerts: c.Alerts}

@@ -64,6 +64,9 @@ const (
 	// FlagMayRepeat marks an uplink that its protocol may have sent before (CoAP retransmission, MQTT DUP, HTTP
 	// Idempotency-Key): only such an uplink is looked up in the device's dedupe window.
 	FlagMayRepeat
+	// FlagExchange marks an uplink whose MessageID names a message only within SeenAge, because its protocol uses ids again
+	// (CoAP, RFC 7252 §4.4): an older message of the same id in the dedupe window is another one.
+	FlagExchange
 )
 
 // Input is one thing that a device's turn works off; it goes into the entry as it is.
