@@ -16,9 +16,8 @@ const (
 	inputSame      = 1 << 2 // content format of the input before
 	inputMessage   = 1 << 3
 	inputSender    = 1 << 4
-	inputFlagShift = 5 // two bits: the flags that this version knows
-	inputFlagMask  = 3
-	inputKnownBits = 1<<7 - 1
+	inputFlagShift = 5 // three bits: the flags that this version knows
+	inputFlagMask  = 7
 
 	// A record: bits 0 and 1 are its kind less one.
 	recordSameTime    = 1 << 2 // time of the record before it, or of the input's receipt

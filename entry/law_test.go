@@ -49,7 +49,7 @@ var (
 	anyInput = rapid.Custom(func(t *rapid.T) dunlin.Input {
 		in := dunlin.Input{
 			Kind:      dunlin.InputKind(rapid.IntRange(0, 5).Draw(t, "kind")),
-			Flags:     dunlin.InputFlags(rapid.IntRange(0, 4).Draw(t, "flags")),
+			Flags:     dunlin.InputFlags(rapid.IntRange(0, 9).Draw(t, "flags")),
 			Format:    dunlin.ContentFormat(rapid.SampledFrom([]int{0, 42, 110, 65535}).Draw(t, "format")),
 			MessageID: rapid.SampledFrom([]uint64{0, 1, math.MaxUint64}).Draw(t, "message"),
 			Received:  anyTime.Draw(t, "received"), Sender: anyName.Draw(t, "sender"), Timer: anyName.Draw(t, "timer"),

@@ -271,7 +271,7 @@ func (r *reader) change(c *dunlin.Change) {
 func (r *reader) input(in *dunlin.Input) {
 	head := r.byte("input")
 	odd := head&3 == inputOdd
-	if head&^inputKnownBits != 0 || odd && head>>inputFlagShift != 0 {
+	if odd && head>>inputFlagShift != 0 {
 		r.fail("input")
 		return
 	}
