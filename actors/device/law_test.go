@@ -1,0 +1,245 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// TestLaws plays random lives of a device and checks after each step what must hold:
+//   - Apply equals the store's fold of the same change (DeltaOf, Merge), field by field and in the same order;
+//   - sequence numbers have neither holes nor doubles, and every uplink is answered exactly once, with its own;
+//   - the state keeps within its bounds;
+//   - a condition is raised only when it is not active, and cleared only when it is.
+func TestLaws(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := life{t: t, open: map[*dunlin.Uplink]bool{}, now: 1e12}
+		l.key = dunlin.DeviceKey{Tenant: "t", Device: "d"}
+		l.m = Make(dunlin.DeviceState{DeviceKey: l.key})
+		l.model = dunlin.DeviceState{DeviceKey: l.key}
+		for range rapid.IntRange(1, 40).Draw(t, "turns") {
+			l.turn()
+		}
+		u, n := l.m.Release()
+		for ; u != nil; u = u.Next {
+			delete(l.open, u)
+			n--
+		}
+		if n != 0 || len(l.open) != 0 {
+			t.Fatalf("%d uplinks never came out, and %d more released than there were", len(l.open), n)
+		}
+	})
+}
+
+type life struct {
+	t     *rapid.T
+	key   dunlin.DeviceKey
+	m     Machine
+	model dunlin.DeviceState
+	now   dunlin.Time
+	seq   uint64
+	open  map[*dunlin.Uplink]bool
+	want  map[*dunlin.Uplink]uint64
+	ids   uint64
+}
+
+func (l *life) uplink() *dunlin.Uplink {
+	u := &dunlin.Uplink{DeviceKey: l.key}
+	u.Kind, u.Received = dunlin.InputTelemetry, l.now
+	u.Flags = dunlin.FlagMayRepeat
+	u.MessageID = rapid.Uint64Range(0, 60).Draw(l.t, "id")
+	for range rapid.IntRange(0, 3).Draw(l.t, "records") {
+		u.Records = append(u.Records, l.record())
+	}
+	l.open[u] = true
+	return u
+}
+
+func (l *life) record() dunlin.Record {
+	r := dunlin.Record{Metric: fmt.Sprint("m", rapid.IntRange(0, 5).Draw(l.t, "metric")), Kind: dunlin.Number,
+		Time: l.now + dunlin.Time(rapid.Int64Range(-3, 3).Draw(l.t, "late")), Num: rapid.Float64Range(-9, 9).Draw(l.t, "v")}
+	if rapid.IntRange(0, 9).Draw(l.t, "text?") == 0 {
+		r.Kind, r.Str, r.Num = dunlin.Text, rapid.StringN(0, 5, 5).Draw(l.t, "text"), 0
+	}
+	return r
+}
+
+func (l *life) outcome(inputs int) *dunlin.Outcome {
+	out := &dunlin.Outcome{}
+	if rapid.IntRange(0, 9).Draw(l.t, "fail?") == 0 {
+		out.Failure = "trap"
+		return out
+	}
+	if rapid.Bool().Draw(l.t, "state?") {
+		out.State = []byte(rapid.StringN(0, 8, 8).Draw(l.t, "state"))
+	}
+	for range rapid.IntRange(0, 2).Draw(l.t, "derived") {
+		out.Records = append(out.Records, l.record())
+	}
+	for range rapid.IntRange(0, 4).Draw(l.t, "signals") {
+		out.Signals = append(out.Signals, dunlin.AlertSignal{Input: rapid.IntRange(-1, inputs).Draw(l.t, "input"),
+			Raise: rapid.Bool().Draw(l.t, "raise"), Rule: fmt.Sprint("r", rapid.IntRange(0, 70).Draw(l.t, "rule")%rapid.SampledFrom([]int{2, 71}).Draw(l.t, "rules")),
+			Severity: dunlin.Severity(rapid.IntRange(1, 4).Draw(l.t, "severity"))})
+	}
+	for range rapid.IntRange(0, 3).Draw(l.t, "timers") {
+		due := dunlin.Time(0)
+		if rapid.Bool().Draw(l.t, "arm") {
+			due = l.now + dunlin.Time(rapid.Int64Range(-1e6, 1e7).Draw(l.t, "due"))
+		}
+		out.Timers = append(out.Timers, dunlin.TimerSet{Name: fmt.Sprint("t", rapid.IntRange(0, 20).Draw(l.t, "timer")), Due: due})
+	}
+	return out
+}
+
+func (l *life) accept(u *dunlin.Uplink, taken *[]*dunlin.Uplink) {
+	v, r := l.m.Accept(u, &Rules{Domain: "plain", Register: true})
+	switch v {
+	case Taken:
+		*taken = append(*taken, u)
+	case Answered:
+		if !r.Duplicate || r.Seq == 0 || r.Seq > l.seq {
+			l.t.Fatalf("answered with %+v at seq %d", r, l.seq)
+		}
+		delete(l.open, u)
+	}
+}
+
+func (l *life) turn() {
+	l.now += dunlin.Time(rapid.SampledFrom([]int64{1, 1e6, 4e8}).Draw(l.t, "pause"))
+	var taken []*dunlin.Uplink
+	fired := 0
+	for _, armed := range append([]dunlin.TimerSet(nil), l.m.State().Timers...) {
+		if armed.Due <= l.now && l.m.Fire(dunlin.DueTimer{DeviceKey: l.key, Name: armed.Name, Due: armed.Due}) {
+			fired++
+		}
+	}
+	waiting, _ := l.m.Release()
+	for waiting != nil {
+		next := waiting.Next
+		l.accept(waiting, &taken)
+		waiting = next
+	}
+	for range rapid.IntRange(0, 40).Draw(l.t, "burst") % rapid.SampledFrom([]int{3, 41}).Draw(l.t, "bursts") {
+		l.accept(l.uplink(), &taken)
+	}
+	if l.m.Phase() != Gathering {
+		return
+	}
+	c := dunlin.Change{Alerts: make([]dunlin.Alert, 3), Timers: make([]dunlin.TimerSet, 1)} // leftovers of a turn before
+	l.m.Propose(&c, l.m.Inputs(nil))
+	active := map[string]dunlin.Severity{}
+	for _, a := range l.model.Alerts {
+		active[a.Rule] = a.Severity
+	}
+	for i := range rapid.IntRange(0, 3).Draw(l.t, "stages") {
+		l.m.Stage(&c, uint8(i), dunlin.ModuleHash{}, l.outcome(len(c.Inputs)), l.now)
+	}
+	l.checkAlerts(&c, active)
+	for range rapid.IntRange(0, 2).Draw(l.t, "meanwhile") {
+		l.accept(l.uplink(), &taken)
+	}
+	if rapid.IntRange(0, 4).Draw(l.t, "abort?") == 0 {
+		l.answers(l.m.Abort(dunlin.Receipt{Err: dunlin.ErrUnavailable}), nil, 0)
+		return
+	}
+	delta := dunlin.DeltaOf(clone(&c))
+	l.model.Merge(&delta, true)
+	answers := l.m.Apply(&c)
+	l.same()
+	l.seq += uint64(len(c.Inputs))
+	l.answers(answers, taken, c.Seq(fired))
+}
+
+func (l *life) checkAlerts(c *dunlin.Change, active map[string]dunlin.Severity) {
+	for i := range c.Alerts {
+		a := &c.Alerts[i]
+		was, on := active[a.Rule]
+		switch {
+		case a.State == dunlin.AlertCleared && !on, a.State == dunlin.AlertRaised && on && a.Severity <= was:
+			l.t.Fatalf("transition %+v of an alert that was active: %v, %s", a, on, was)
+		case a.State == dunlin.AlertCleared:
+			delete(active, a.Rule)
+		default:
+			active[a.Rule] = a.Severity
+		}
+	}
+	if len(active) > dunlin.AlertsPerDeviceMax {
+		l.t.Fatalf("%d active alerts", len(active))
+	}
+}
+
+func (l *life) answers(as Answers, taken []*dunlin.Uplink, seq uint64) {
+	for i := 0; ; i++ {
+		u, r := as.Next()
+		if u == nil {
+			return
+		}
+		if !l.open[u] {
+			l.t.Fatal("an uplink was answered twice")
+		}
+		delete(l.open, u)
+		switch {
+		case taken == nil && !errors.Is(r.Err, dunlin.ErrUnavailable):
+			l.t.Fatalf("after an abort: %+v", r)
+		case taken != nil && !r.Duplicate && (taken[i] != u || r.Seq != seq+uint64(i)):
+			l.t.Fatalf("answer %d: seq %d, want %d of the uplink taken then", i, r.Seq, seq+uint64(i))
+		}
+	}
+}
+
+// same compares the machine's state with the fold of all changes.
+func (l *life) same() {
+	a, b := fmt.Sprintf("%+v", *l.m.State()), fmt.Sprintf("%+v", l.model)
+	if a != b {
+		l.t.Fatalf("Apply and Merge differ:\n%s\n%s", a, b)
+	}
+	if len(l.model.Timers) > dunlin.TimersPerDeviceMax || cap(l.m.State().Seen) > 2*dunlin.SeenMax {
+		l.t.Fatalf("%d timers, room for %d messages", len(l.model.Timers), cap(l.m.State().Seen))
+	}
+}
+
+// clone copies what DeltaOf and Merge would take over.
+func clone(c *dunlin.Change) *dunlin.Change {
+	d := *c
+	d.Alerts = append([]dunlin.Alert(nil), c.Alerts...)
+	d.Timers = append([]dunlin.TimerSet(nil), c.Timers...)
+	d.Inputs = append([]dunlin.Input(nil), c.Inputs...)
+	d.Stages = append([]dunlin.StageResult(nil), c.Stages...)
+	return &d
+}
+
+// BenchmarkTurn is one device's turn with four metrics, a plugin state and a timer: what a reading costs in here.
+func BenchmarkTurn(b *testing.B) {
+	m := Make(dunlin.DeviceState{DeviceKey: dunlin.DeviceKey{Tenant: "t", Device: "d"}, Domain: "plain"})
+	r := &Rules{Domain: "plain"}
+	u := &dunlin.Uplink{DeviceKey: m.Key()}
+	u.Kind = dunlin.InputTelemetry
+	for _, metric := range []string{"temperature", "humidity", "battery", "rssi"} {
+		u.Records = append(u.Records, dunlin.Record{Metric: metric, Unit: "x", Kind: dunlin.Number})
+	}
+	var c dunlin.Change
+	inputs := make([]dunlin.Input, 0, 1)
+	out := &dunlin.Outcome{State: make([]byte, 48), Timers: []dunlin.TimerSet{{Name: "silence"}}}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		u.MessageID, u.Received = rand.Uint64(), dunlin.Time(i+1)*1e6
+		for j := range u.Records {
+			u.Records[j].Time = u.Received
+		}
+		out.State[i%48]++
+		out.Timers[0].Due = u.Received + 3e8
+		if v, _ := m.Accept(u, r); v != Taken {
+			b.Fatal(v)
+		}
+		m.Propose(&c, m.Inputs(inputs))
+		m.Stage(&c, 0, dunlin.ModuleHash{}, out, u.Received)
+		a := m.Apply(&c)
+		a.Next()
+	}
+	b.ReportMetric(float64(m.Bytes()), "B/device")
+}
