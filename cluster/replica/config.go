@@ -1,0 +1,153 @@
+package replica
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/dunlin-iot/dunlin"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Log keeps the groups' entries and hard states. Append and Read are called from one goroutine each, Truncate from another;
+// they may run at the same time.
+type Log interface {
+	// Load returns a shard's last hard state (nil if there is none) and the range of its rows: first is the oldest row
+	// that can be read, last the newest. A log without rows has last = first − 1; a new one has last 0.
+	Load(sh dunlin.ShardID) (hard []byte, first, last uint64, err error)
+	// Append writes the rows in one batch; with sync set they survive a crash once it returns.
+	Append(rows []dunlin.LogRow, sync bool) error
+	// Read returns the rows [lo, hi), or as many of the first of them as fit bytesMax, but at least one.
+	Read(sh dunlin.ShardID, lo, hi uint64, bytesMax int) ([]dunlin.LogRow, error)
+	// Term returns the term of a row that can be read, or of the one before the first.
+	Term(sh dunlin.ShardID, index uint64) (uint64, error)
+	// Truncate drops the rows up to and including upTo, but keeps upTo's term.
+	Truncate(sh dunlin.ShardID, upTo uint64) error
+}
+
+// StateMachine is what committed entries act on.
+type StateMachine interface {
+	// Apply applies the entries, of many shards, in one batch with the applied indexes. Within a shard they come in order
+	// and without gaps, but after a crash again from the one behind Applied. The entries' Data must not be changed.
+	Apply(batch []dunlin.Committed) error
+	// Applied is the index of the last entry applied.
+	Applied(sh dunlin.ShardID) uint64
+	// Durable is the applied index that surely survives a crash: the log is kept from there on.
+	Durable(sh dunlin.ShardID) uint64
+	// Conf is the last Committed.Conf applied, nil if none.
+	Conf(sh dunlin.ShardID) []byte
+}
+
+// Archiver keeps what the log drops.
+type Archiver interface {
+	// Archive sees to it that the shard's entries up to upTo are archived, and returns up to where they are. It may take
+	// its time.
+	Archive(sh dunlin.ShardID, upTo uint64) (uint64, error)
+}
+
+// Transport carries messages to the other nodes' Host.Receive. It may lose, repeat and reorder them. Send must not block:
+// what does not fit is lost. The slice is the transport's.
+type Transport interface {
+	Send(batch []Message)
+}
+
+// Message is a Raft message for another node's replica of a shard.
+type Message struct {
+	To    uint64 // node
+	Shard dunlin.ShardID
+	Data  []byte
+}
+
+// Config says what a Host drives and within which bounds.
+type Config struct {
+	Node   uint64   // this node's id in every group; default 1
+	Voters []uint64 // the first replicas of a new group, in any order; default Node alone. An existing log knows better.
+	Shards int      // groups, 1 to 65,536; default 64. Fixed for the life of the log.
+
+	Log          Log
+	StateMachine StateMachine
+	Archiver     Archiver  // nil: nothing is archived
+	Transport    Transport // nil: every group has one voter, this node
+
+	// OnOwner tells that this node owns a shard in a term, having applied all that earlier owners acknowledged, or that it
+	// no longer does. Called from the host's loop; must not block.
+	OnOwner func(sh dunlin.ShardID, term uint64, owner bool)
+	// Fatal is told of an error of Log or StateMachine. Nothing is acknowledged after it; Run returns the same error.
+	Fatal func(error)
+
+	EntryBytesMax        int // of one proposal; default 8 MiB
+	PendingMax           int // proposals of one shard whose fate is open; default 1,024
+	PendingBytesMax      int // their bytes; default 16 MiB
+	NodePendingMax       int // of all shards; default 16,384
+	NodePendingBytesMax  int // default 64 MiB
+	RecentBytesMax       int // log rows kept in memory for a shard; default 4 MiB
+	MessagesMax          int // received and not yet worked off; more are lost; default 8,192
+	TruncateEntriesMin   int // a truncation drops at least so many entries; default 1,024
+	ElectionTicks        int // default 10
+	HeartbeatTicks       int // default 2
+	MaxEntryBytesPerRead int // of one group's entries in one message or one batch to apply; default 1 MiB
+
+	TickEvery     time.Duration // default 30ms; only groups with other members tick
+	TruncateEvery time.Duration // default 5s
+
+	Clock   func() dunlin.Time    // for durations in metrics; nil: real
+	Logger  *slog.Logger          // nil: discard
+	Metrics prometheus.Registerer // nil: none
+}
+
+func (c *Config) setDefaults() {
+	if c.Node == 0 {
+		c.Node = 1
+	}
+	if len(c.Voters) == 0 {
+		c.Voters = []uint64{c.Node}
+	}
+	for _, d := range []struct {
+		p *int
+		v int
+	}{
+		{&c.Shards, 64}, {&c.EntryBytesMax, 8 << 20}, {&c.PendingMax, 1024}, {&c.PendingBytesMax, 16 << 20},
+		{&c.NodePendingMax, 16384}, {&c.NodePendingBytesMax, 64 << 20}, {&c.RecentBytesMax, 4 << 20},
+		{&c.MessagesMax, 8192}, {&c.TruncateEntriesMin, 1024}, {&c.ElectionTicks, 10}, {&c.HeartbeatTicks, 2},
+		{&c.MaxEntryBytesPerRead, 1 << 20},
+	} {
+		if *d.p == 0 {
+			*d.p = d.v
+		}
+	}
+	if c.TickEvery == 0 {
+		c.TickEvery = 30 * time.Millisecond
+	}
+	if c.TruncateEvery == 0 {
+		c.TruncateEvery = 5 * time.Second
+	}
+	if c.Clock == nil {
+		c.Clock = func() dunlin.Time { return dunlin.TimeOf(time.Now()) }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnOwner == nil {
+		c.OnOwner = func(dunlin.ShardID, uint64, bool) {}
+	}
+	if c.Fatal == nil {
+		c.Fatal = func(error) {}
+	}
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Log == nil || c.StateMachine == nil:
+		return fmt.Errorf("%w: a replica host needs a log and a state machine", dunlin.ErrInvalid)
+	case c.Shards < 1 || c.Shards > 1<<16:
+		return fmt.Errorf("%w: %d shards, want 1 to 65536", dunlin.ErrInvalid, c.Shards)
+	case c.ElectionTicks <= c.HeartbeatTicks || c.HeartbeatTicks < 1:
+		return fmt.Errorf("%w: %d election ticks must exceed %d heartbeat ticks", dunlin.ErrInvalid, c.ElectionTicks, c.HeartbeatTicks)
+	case !slices.Contains(c.Voters, c.Node):
+		return fmt.Errorf("%w: node %d is not among the first replicas %v", dunlin.ErrInvalid, c.Node, c.Voters)
+	case len(c.Voters) > 1 && c.Transport == nil:
+		return fmt.Errorf("%w: replicas on %v need a transport", dunlin.ErrInvalid, c.Voters)
+	}
+	return nil
+}
