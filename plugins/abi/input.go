@@ -1,0 +1,184 @@
+package abi
+
+import "math"
+
+// Reading is one reading of a telemetry record, as it lies in the frame: 24 bytes.
+//
+//	 0        4      6      7       8         16        24
+//	┌────────┬──────┬──────┬───────┬─────────┬─────────┐
+//	│ metric │ unit │ kind │ flags │ time    │ value   │
+//	│ u32    │ u16  │ u8   │ u8    │ i64, µs │ f64     │
+//	└────────┴──────┴──────┴───────┴─────────┴─────────┘
+//
+// Metric and Unit are ids that a KindName record defined; 0 is the empty name. Value is 0 or 1 for a boolean. For text
+// and data its bits are u32 offset and u32 length of the bytes, from the start of the telemetry record. The fields stand
+// where a Go compiler puts them, so that a little-endian guest may use the frame's bytes as a []Reading.
+type Reading struct {
+	Metric uint32
+	Unit   uint16
+	Kind   uint8
+	Flags  uint8
+	Time   int64
+	Value  float64
+}
+
+// Span returns where the bytes of a text or data reading lie in its telemetry record.
+func (r *Reading) Span() (off, size uint32) {
+	bits := math.Float64bits(r.Value)
+	return uint32(bits), uint32(bits >> 32)
+}
+
+// AppendName appends a KindName record.
+func AppendName(dst []byte, id uint32, name string) []byte {
+	dst = appendHeader(dst, HeaderSize+4+len(name), KindName, 0)
+	dst = le.AppendUint32(dst, id)
+	return pad(append(dst, name...))
+}
+
+// Name reads a KindName record.
+func Name(rec []byte) (id uint32, name []byte, err error) {
+	if len(rec) < HeaderSize+4 {
+		return 0, nil, ErrFrame
+	}
+	return le.Uint32(rec[HeaderSize:]), rec[HeaderSize+4:], nil
+}
+
+// AppendForget appends a KindForget record.
+func AppendForget(dst []byte) []byte { return appendHeader(dst, HeaderSize, KindForget, 0) }
+
+// AppendBatch appends a KindBatch record: i64 now (µs), u32 devices in the frame, u32 inputs in the frame.
+func AppendBatch(dst []byte, now int64, devices, inputs int) []byte {
+	dst = appendHeader(dst, batchSize, KindBatch, 0)
+	dst = le.AppendUint64(dst, uint64(now))
+	dst = le.AppendUint32(dst, uint32(devices))
+	return le.AppendUint32(dst, uint32(inputs))
+}
+
+// Batch reads a KindBatch record.
+func Batch(rec []byte) (now int64, devices, inputs uint32, err error) {
+	if len(rec) < batchSize {
+		return 0, 0, 0, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), le.Uint32(rec[16:]), le.Uint32(rec[20:]), nil
+}
+
+// AppendDevice appends a KindDevice record, which begins a device's inputs:
+//
+//	 8         16         20         24
+//	┌─────────┬──────────┬──────────┬────┬─────────┬───────┐
+//	│ seq u64 │ id len   │ state len│ id │ pad to 8│ state │
+//	└─────────┴──────────┴──────────┴────┴─────────┴───────┘
+//
+// seq is the sequence number of the first input that follows; the others count on.
+func AppendDevice[T ~string](dst []byte, seq uint64, id T, state []byte) []byte {
+	at := Align(deviceSize + len(id))
+	dst = appendHeader(dst, at+len(state), KindDevice, 0)
+	dst = le.AppendUint64(dst, seq)
+	dst = le.AppendUint32(dst, uint32(len(id)))
+	dst = le.AppendUint32(dst, uint32(len(state)))
+	dst = pad(append(dst, id...))
+	return pad(append(dst, state...))
+}
+
+// Device reads a KindDevice record.
+func Device(rec []byte) (seq uint64, id, state []byte, err error) {
+	if len(rec) < deviceSize {
+		return 0, nil, nil, ErrFrame
+	}
+	ids, states := uint64(le.Uint32(rec[16:])), uint64(le.Uint32(rec[20:]))
+	at := (deviceSize + ids + 7) &^ 7
+	if at+states > uint64(len(rec)) {
+		return 0, nil, nil, ErrFrame
+	}
+	return le.Uint64(rec[8:]), rec[deviceSize : deviceSize+ids], rec[at : at+states], nil
+}
+
+// BeginTelemetry appends the fixed part of a KindTelemetry record; readings and EndTelemetry follow:
+//
+//	 8              16         20      24
+//	┌──────────────┬──────────┬───────┬──────────────────────┬──────────────┐
+//	│ received i64 │ readings │ flags │ readings × 24 bytes  │ text, data … │
+//	│ µs           │ u32      │ u32   │ see Reading          │              │
+//	└──────────────┴──────────┴───────┴──────────────────────┴──────────────┘
+//
+// flags are those of a dunlin.Input.
+func BeginTelemetry(dst []byte, received int64, readings int, flags uint32) []byte {
+	dst = appendHeader(dst, 0, KindTelemetry, 0)
+	dst = le.AppendUint64(dst, uint64(received))
+	dst = le.AppendUint32(dst, uint32(readings))
+	return le.AppendUint32(dst, flags)
+}
+
+// AppendReading appends one reading of a telemetry record.
+func AppendReading(dst []byte, r Reading) []byte {
+	dst = le.AppendUint64(dst, uint64(r.Metric)|uint64(r.Unit)<<32|uint64(r.Kind)<<48|uint64(r.Flags)<<56)
+	dst = le.AppendUint64(dst, uint64(r.Time))
+	return le.AppendUint64(dst, math.Float64bits(r.Value))
+}
+
+// AppendValue appends the bytes of the i-th reading of the telemetry record that begins at start: a text or data, after
+// all readings.
+func AppendValue(dst []byte, start, i int, value string) []byte {
+	at := start + telemetrySize + i*ReadingSize + 16
+	le.PutUint32(dst[at:], uint32(len(dst)-start))
+	le.PutUint32(dst[at+4:], uint32(len(value)))
+	return append(dst, value...)
+}
+
+// EndTelemetry completes the telemetry record that begins at start.
+func EndTelemetry(dst []byte, start int) []byte {
+	le.PutUint32(dst[start:], uint32(len(dst)-start))
+	return pad(dst)
+}
+
+// Telemetry reads a KindTelemetry record; readings are n × ReadingSize bytes for ReadingAt.
+func Telemetry(rec []byte) (received int64, flags uint32, readings []byte, err error) {
+	if len(rec) < telemetrySize {
+		return 0, 0, nil, ErrFrame
+	}
+	n := uint64(le.Uint32(rec[16:]))
+	if telemetrySize+n*ReadingSize > uint64(len(rec)) {
+		return 0, 0, nil, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), le.Uint32(rec[20:]), rec[telemetrySize : telemetrySize+n*ReadingSize], nil
+}
+
+// ReadingAt reads the i-th of the readings that Telemetry returned.
+func ReadingAt(readings []byte, i int) Reading {
+	b := readings[i*ReadingSize:][:ReadingSize]
+	h := le.Uint64(b)
+	return Reading{Metric: uint32(h), Unit: uint16(h >> 32), Kind: uint8(h >> 48), Flags: uint8(h >> 56),
+		Time: int64(le.Uint64(b[8:])), Value: math.Float64frombits(le.Uint64(b[16:]))}
+}
+
+// AppendRaw appends a KindRaw record: i64 received (µs), u32 content format, u32 flags, payload.
+func AppendRaw(dst []byte, received int64, format uint16, flags uint32, payload []byte) []byte {
+	dst = appendHeader(dst, rawSize+len(payload), KindRaw, 0)
+	dst = le.AppendUint64(dst, uint64(received))
+	dst = le.AppendUint32(dst, uint32(format))
+	dst = le.AppendUint32(dst, flags)
+	return pad(append(dst, payload...))
+}
+
+// Raw reads a KindRaw record.
+func Raw(rec []byte) (received int64, format uint16, flags uint32, payload []byte, err error) {
+	if len(rec) < rawSize {
+		return 0, 0, 0, nil, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), uint16(le.Uint32(rec[16:])), le.Uint32(rec[20:]), rec[rawSize:], nil
+}
+
+// AppendTimer appends a KindTimer record: i64 due (µs), name.
+func AppendTimer(dst []byte, due int64, name string) []byte {
+	dst = appendHeader(dst, timerSize+len(name), KindTimer, 0)
+	dst = le.AppendUint64(dst, uint64(due))
+	return pad(append(dst, name...))
+}
+
+// Timer reads a KindTimer record.
+func Timer(rec []byte) (due int64, name []byte, err error) {
+	if len(rec) < timerSize {
+		return 0, nil, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), rec[timerSize:], nil
+}

@@ -1,0 +1,124 @@
+package abi
+
+import "math"
+
+// AppendGroup appends a KindGroup record: u32 index of the device in the input frame.
+func AppendGroup(dst []byte, index uint32) []byte {
+	dst = appendHeader(dst, HeaderSize+4, KindGroup, 0)
+	return pad(le.AppendUint32(dst, index))
+}
+
+// Group reads a KindGroup record.
+func Group(rec []byte) (index uint32, err error) {
+	if len(rec) < HeaderSize+4 {
+		return 0, ErrFrame
+	}
+	return le.Uint32(rec[HeaderSize:]), nil
+}
+
+// Alert is what a plugin says about a condition. Strings alias the record.
+type Alert struct {
+	Input    uint32 // index of the device's input that caused it
+	Raise    bool
+	Severity uint8
+	Value    float64 // NaN: none
+	Rule     []byte
+	Key      []byte
+	Text     []byte
+}
+
+// AppendAlert appends a KindAlert record; FlagRaise is in the header:
+//
+//	 8       12         13   14         16        18   20         24          32
+//	┌───────┬──────────┬────┬──────────┬─────────┬────┬──────────┬───────────┬──────┬─────┬──────┐
+//	│ input │ severity │ 0  │ rule len │ key len │ 0  │ text len │ value f64 │ rule │ key │ text │
+//	│ u32   │ u8       │ u8 │ u16      │ u16     │ u16│ u32      │ NaN: none │      │     │      │
+//	└───────┴──────────┴────┴──────────┴─────────┴────┴──────────┴───────────┴──────┴─────┴──────┘
+func AppendAlert(dst []byte, input uint32, raise bool, severity uint8, value float64, rule, key, text string) []byte {
+	flags := uint16(0)
+	if raise {
+		flags = FlagRaise
+	}
+	rule, key = rule[:min(len(rule), math.MaxUint16)], key[:min(len(key), math.MaxUint16)]
+	dst = appendHeader(dst, alertSize+len(rule)+len(key)+len(text), KindAlert, flags)
+	dst = le.AppendUint64(dst, uint64(input)|uint64(severity)<<32|uint64(len(rule))<<48)
+	dst = le.AppendUint64(dst, uint64(len(key))|uint64(uint32(len(text)))<<32)
+	dst = le.AppendUint64(dst, math.Float64bits(value))
+	dst = append(dst, rule...)
+	dst = append(dst, key...)
+	return pad(append(dst, text...))
+}
+
+// ReadAlert reads a KindAlert record.
+func ReadAlert(flags uint16, rec []byte) (a Alert, err error) {
+	if len(rec) < alertSize {
+		return a, ErrFrame
+	}
+	h, l := le.Uint64(rec[8:]), le.Uint64(rec[16:])
+	rule, key, text := uint64(h>>48), l&0xffff, l>>32
+	if alertSize+rule+key+text > uint64(len(rec)) {
+		return a, ErrFrame
+	}
+	s := rec[alertSize:]
+	return Alert{Input: uint32(h), Raise: flags&FlagRaise != 0, Severity: uint8(h >> 32),
+		Value: math.Float64frombits(le.Uint64(rec[24:])),
+		Rule:  s[:rule], Key: s[rule : rule+key], Text: s[rule+key : rule+key+text]}, nil
+}
+
+// Derived is a reading that a plugin made. Metric, Unit and Bytes alias the record.
+type Derived struct {
+	Kind   uint8
+	Time   int64 // µs; 0: when the last input of the turn was received
+	Value  float64
+	Metric []byte
+	Unit   []byte
+	Bytes  []byte // of a text or data
+}
+
+// AppendDerived appends a KindReading record:
+//
+//	 8      9    10           12         14   16          24          32
+//	┌──────┬────┬────────────┬──────────┬────┬───────────┬───────────┬────────┬──────┬────────────┐
+//	│ kind │ 0  │ metric len │ unit len │ 0  │ time i64  │ value f64 │ metric │ unit │ text, data │
+//	│ u8   │ u8 │ u16        │ u16      │ u16│ µs        │           │        │      │            │
+//	└──────┴────┴────────────┴──────────┴────┴───────────┴───────────┴────────┴──────┴────────────┘
+func AppendDerived(dst []byte, kind uint8, time int64, value float64, metric, unit, bytes string) []byte {
+	metric, unit = metric[:min(len(metric), math.MaxUint16)], unit[:min(len(unit), math.MaxUint16)]
+	dst = appendHeader(dst, derivedSize+len(metric)+len(unit)+len(bytes), KindReading, 0)
+	dst = le.AppendUint64(dst, uint64(kind)|uint64(len(metric))<<16|uint64(len(unit))<<32)
+	dst = le.AppendUint64(dst, uint64(time))
+	dst = le.AppendUint64(dst, math.Float64bits(value))
+	dst = append(dst, metric...)
+	dst = append(dst, unit...)
+	return pad(append(dst, bytes...))
+}
+
+// ReadDerived reads a KindReading record.
+func ReadDerived(rec []byte) (d Derived, err error) {
+	if len(rec) < derivedSize {
+		return d, ErrFrame
+	}
+	h := le.Uint64(rec[8:])
+	metric, unit := h>>16&0xffff, h>>32&0xffff
+	s := rec[derivedSize:]
+	if metric+unit > uint64(len(s)) {
+		return d, ErrFrame
+	}
+	return Derived{Kind: uint8(h), Time: int64(le.Uint64(rec[16:])), Value: math.Float64frombits(le.Uint64(rec[24:])),
+		Metric: s[:metric], Unit: s[metric : metric+unit], Bytes: s[metric+unit:]}, nil
+}
+
+// AppendSet appends a KindSet record: i64 due (µs; 0 cancels), name.
+func AppendSet(dst []byte, due int64, name string) []byte {
+	dst = appendHeader(dst, setSize+len(name), KindSet, 0)
+	dst = le.AppendUint64(dst, uint64(due))
+	return pad(append(dst, name...))
+}
+
+// ReadSet reads a KindSet record.
+func ReadSet(rec []byte) (due int64, name []byte, err error) {
+	if len(rec) < setSize {
+		return 0, nil, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), rec[setSize:], nil
+}

@@ -1,0 +1,289 @@
+package fuel
+
+// bodyWriter rewrites one function after another, keeping its buffers.
+type bodyWriter struct {
+	m    *Module
+	fuel uint32 // index of the counter's global
+	in   reader
+	head []byte // result: locals and the entry's charge
+	code []byte // result: the rest
+
+	regions []region
+	frames  []frame
+	locals  uint32 // parameters and locals of the function, ours not counted
+	results int64
+	branch  int64 // cost of a branch besides its values: what may have to be moved where control flow merges
+	sizes   bool  // an instruction took the i32 local behind the function's own
+	calls   bool  // the function calls another that the module defines: only then can its entry be part of a cycle
+}
+
+// region is code that is charged together.
+type region struct {
+	cost  int64
+	patch int // where in code its cost is to be written; −1: in head
+}
+
+// frame is a block that the walk is in.
+type frame struct {
+	op       byte  // opBlock, opLoop, opIf, opElse; 0: the function
+	region   int   // what the frame's next instruction is charged to
+	values   int64 // that a branch to the label takes along
+	switched bool  // a br_table branches to its end
+}
+
+// rewrite translates the body at in; what goes into the section is head and then code.
+func (w *bodyWriter) rewrite(t FuncType) error {
+	in := &w.in
+	w.head, w.code, w.regions, w.frames = w.head[:0], w.code[:0], w.regions[:0], w.frames[:0]
+	w.sizes, w.calls, w.results = false, false, int64(len(t.Results))
+
+	groups := in.count("groups of locals")
+	at, locals := in.pos, int64(0)
+	for range groups {
+		locals += int64(in.u32())
+		in.valueType()
+	}
+	if in.err == nil && locals > LocalsMax {
+		in.fail("a function has %d locals, at most %d are allowed: split it", locals, LocalsMax)
+	}
+	if in.err != nil {
+		return in.err
+	}
+	declared := in.b[at:in.pos]
+	w.locals = uint32(len(t.Params)) + uint32(locals)
+	w.branch = int64(w.locals) / 32
+
+	w.regions = append(w.regions, region{patch: -1, cost: costEntry + int64(len(t.Params)) + w.results + locals/8})
+	w.frames = append(w.frames, frame{values: w.results})
+	for len(w.frames) > 0 && in.err == nil {
+		w.instruction()
+	}
+	if in.err == nil && in.pos != in.end {
+		in.fail("code goes on after the function's end")
+	}
+	if in.err != nil {
+		return in.err
+	}
+
+	if w.sizes {
+		w.head = append(appendU32(w.head, uint32(groups+1)), declared...)
+		w.head = append(w.head, 1, byte(I32))
+	} else {
+		w.head = append(appendU32(w.head, uint32(groups)), declared...)
+	}
+	w.head = append(w.head, opGlobalGet)
+	w.head = append(appendU32(w.head, w.fuel), opI64Const)
+	w.head = append(appendS64(w.head, min(w.regions[0].cost, costMax)), opI64Sub, opGlobalSet)
+	w.head = appendU32(w.head, w.fuel)
+	if w.calls {
+		w.head = w.appendCheck(w.head)
+	}
+	for _, r := range w.regions[1:] {
+		putCost(w.code[r.patch:], r.cost)
+	}
+	return nil
+}
+
+func (w *bodyWriter) appendCheck(b []byte) []byte {
+	b = append(b, opGlobalGet)
+	b = appendU32(b, w.fuel)
+	return append(b, opI64Const, 0, opI64LtS, opIf, 0x40, opUnreachable, opEnd)
+}
+
+// charge begins a region here: the innermost frame's instructions from now on.
+func (w *bodyWriter) charge(cost int64, check bool) {
+	w.code = append(w.code, opGlobalGet)
+	w.code = append(appendU32(w.code, w.fuel), opI64Const)
+	w.frames[len(w.frames)-1].region = len(w.regions)
+	w.regions = append(w.regions, region{cost: cost, patch: len(w.code)})
+	w.code = append(w.code, make([]byte, costBytes)...)
+	w.code = append(w.code, opI64Sub, opGlobalSet)
+	w.code = appendU32(w.code, w.fuel)
+	if check {
+		w.code = w.appendCheck(w.code)
+	}
+}
+
+func (w *bodyWriter) cost(c int64) {
+	w.regions[w.frames[len(w.frames)-1].region].cost += c
+}
+
+// chargeSize charges for the i32 on top of the stack, which stays there: shifted right for memory's bytes (8 to a unit)
+// or not for a table's elements.
+func (w *bodyWriter) chargeSize(shift byte) {
+	w.sizes = true
+	w.code = append(w.code, opLocalTee)
+	w.code = append(appendU32(w.code, w.locals), opGlobalGet)
+	w.code = append(appendU32(w.code, w.fuel), opLocalGet)
+	w.code = append(appendU32(w.code, w.locals), opI64ExtendU)
+	if shift > 0 {
+		w.code = append(w.code, opI64Const, shift, opI64ShrU)
+	}
+	w.code = append(w.code, opI64Sub, opGlobalSet)
+	w.code = w.appendCheck(appendU32(w.code, w.fuel))
+}
+
+// chargeGrow charges for the pages on top of the stack: each has to be zeroed and may have to be copied. A number that no
+// memory could grow by only fails; guests that probe for memory must not die of it.
+func (w *bodyWriter) chargeGrow() {
+	const unitsShift, pagesMax = 13, 4096
+	w.sizes = true
+	w.code = append(w.code, opLocalTee)
+	w.code = append(appendU32(w.code, w.locals), opGlobalGet)
+	w.code = append(appendU32(w.code, w.fuel), opLocalGet)
+	w.code = append(appendU32(w.code, w.locals), opI64ExtendU, opI64Const, unitsShift, opI64Shl)
+	w.code = append(w.code, opI64Const, 0, opLocalGet)
+	w.code = append(appendU32(w.code, w.locals), opI32Const)
+	w.code = append(appendS64(w.code, pagesMax), opI32LtU, opSelect, opI64Sub, opGlobalSet)
+	w.code = w.appendCheck(appendU32(w.code, w.fuel))
+}
+
+// instruction copies one instruction, with the charges that belong in front of or behind it.
+func (w *bodyWriter) instruction() {
+	in := &w.in
+	start := in.pos
+	op := in.byte()
+	if in.err != nil {
+		return
+	}
+	switch {
+	case op <= opReturn:
+		w.control(op, start)
+		return
+	case op == opMisc:
+		w.misc(start)
+		return
+	case op == opVector:
+		w.vector()
+	case op >= opLoadFirst && op <= opStoreLast:
+		in.u32()
+		in.u32()
+		w.cost(costMemory)
+	case op > opF64Const && op <= opPlainLast:
+		w.cost(plainCost(op))
+	case op >= opLocalGet && op <= opLocalTee:
+		if i := in.u32(); i >= w.locals {
+			in.fail("local %d does not exist", i)
+		}
+		w.cost(1)
+	default:
+		w.other(op)
+		if op == opMemoryGrow {
+			w.chargeGrow()
+		}
+	}
+	w.code = append(w.code, in.b[start:in.pos]...)
+}
+
+// other reads the remaining one-byte instructions and adds their costs.
+func (w *bodyWriter) other(op byte) {
+	in := &w.in
+	cost := int64(1)
+	switch op {
+	case opCall:
+		f := in.u32()
+		switch {
+		case int64(f) >= int64(len(w.m.funcTypes)):
+			in.fail("function %d does not exist", f)
+		case int64(f) < int64(w.m.imported):
+			cost = costImport
+		default:
+			cost, w.calls = costCall, true
+		}
+	case opCallIndirect:
+		in.u32()
+		in.u32()
+		cost, w.calls = costIndirect, true
+	case opDrop, opSelect, opRefIsNull:
+	case opSelectTyped:
+		in.valueTypes("types of a select")
+	case opGlobalGet, opGlobalSet:
+		if i := in.u32(); int64(i) >= int64(w.m.globals) {
+			in.fail("global %d does not exist", i)
+		}
+	case opTableGet, opTableSet:
+		in.u32()
+		cost = costMemory
+	case opMemorySize:
+		in.byte()
+	case opMemoryGrow:
+		in.byte()
+		cost = costHost
+	case opI32Const:
+		in.sleb(5)
+	case opI64Const:
+		in.sleb(10)
+	case opF32Const:
+		in.skip(4)
+	case opF64Const:
+		in.skip(8)
+	case opRefNull:
+		in.valueType()
+	case opRefFunc:
+		in.u32()
+		cost = costHost
+	default:
+		in.pos--
+		in.fail("instruction %#x is not of WebAssembly 2.0", op)
+	}
+	w.cost(cost)
+}
+
+// misc copies an instruction behind 0xfc, with a charge for the size it works on.
+func (w *bodyWriter) misc(start int) {
+	in := &w.in
+	sub := in.u32()
+	cost := int64(costBulk)
+	switch sub {
+	case 0, 1, 2, 3, 4, 5, 6, 7: // saturating float to integer
+		cost = costFloat
+	case miscMemoryInit, miscMemoryCopy:
+		in.u32()
+		in.u32()
+		w.chargeSize(3)
+	case miscMemoryFill:
+		in.u32()
+		w.chargeSize(3)
+	case miscTableInit, miscTableCopy:
+		in.u32()
+		in.u32()
+		w.chargeSize(0)
+	case miscTableFill:
+		in.u32()
+		w.chargeSize(0)
+	case miscTableGrow:
+		in.u32()
+		cost = costHost
+		w.chargeSize(0)
+	case miscDataDrop, miscElemDrop, miscTableSize:
+		in.u32()
+		cost = costMemory
+	default:
+		in.fail("instruction 0xfc %d is not of WebAssembly 2.0", sub)
+		return
+	}
+	w.cost(cost)
+	w.code = append(w.code, in.b[start:in.pos]...)
+}
+
+// vector reads an instruction behind 0xfd.
+func (w *bodyWriter) vector() {
+	in := &w.in
+	sub := in.u32()
+	switch {
+	case sub <= 11 || sub == 92 || sub == 93: // loads and stores
+		in.u32()
+		in.u32()
+	case sub == 12 || sub == 13: // v128.const, i8x16.shuffle
+		in.skip(16)
+	case sub >= 21 && sub <= 34: // lanes
+		in.byte()
+	case sub >= 84 && sub <= 91: // loads and stores of lanes
+		in.u32()
+		in.u32()
+		in.byte()
+	case sub > 255:
+		in.fail("instruction 0xfd %d (relaxed SIMD?) is not of WebAssembly 2.0", sub)
+	}
+	w.cost(costVector)
+}

@@ -1,0 +1,95 @@
+package fuel
+
+// Opcodes that the rewriter treats by name; all others are copied with their immediates.
+const (
+	opUnreachable  = 0x00
+	opNop          = 0x01
+	opBlock        = 0x02
+	opLoop         = 0x03
+	opIf           = 0x04
+	opElse         = 0x05
+	opEnd          = 0x0b
+	opBr           = 0x0c
+	opBrIf         = 0x0d
+	opBrTable      = 0x0e
+	opReturn       = 0x0f
+	opCall         = 0x10
+	opCallIndirect = 0x11
+	opDrop         = 0x1a
+	opSelect       = 0x1b
+	opSelectTyped  = 0x1c
+	opLocalGet     = 0x20
+	opLocalSet     = 0x21
+	opLocalTee     = 0x22
+	opGlobalGet    = 0x23
+	opGlobalSet    = 0x24
+	opTableGet     = 0x25
+	opTableSet     = 0x26
+	opLoadFirst    = 0x28
+	opStoreLast    = 0x3e
+	opMemorySize   = 0x3f
+	opMemoryGrow   = 0x40
+	opI32Const     = 0x41
+	opI64Const     = 0x42
+	opF32Const     = 0x43
+	opF64Const     = 0x44
+	opI32LtU       = 0x49
+	opI64LtS       = 0x53
+	opI64Sub       = 0x7d
+	opI64Shl       = 0x86
+	opI64ShrU      = 0x88
+	opI64ExtendU   = 0xad
+	opPlainLast    = 0xc4
+	opRefNull      = 0xd0
+	opRefIsNull    = 0xd1
+	opRefFunc      = 0xd2
+	opMisc         = 0xfc
+	opVector       = 0xfd
+)
+
+// Instructions behind opMisc.
+const (
+	miscMemoryInit = 8
+	miscDataDrop   = 9
+	miscMemoryCopy = 10
+	miscMemoryFill = 11
+	miscTableInit  = 12
+	miscElemDrop   = 13
+	miscTableCopy  = 14
+	miscTableGrow  = 15
+	miscTableSize  = 16
+	miscTableFill  = 17
+)
+
+// Costs, in units of one simple instruction. What leaves native code for the host (calls of imports, growing, ref.func)
+// costs what that takes.
+const (
+	costEntry    = 4   // of a function, besides parameters, results and locals
+	costLoop     = 4   // of a pass over a loop's header
+	costMemory   = 2   // load, store
+	costCall     = 2   // besides the callee's entry
+	costIndirect = 6   //
+	costImport   = 150 // call of a host function
+	costHost     = 150 // other exits into the host
+	costDivide   = 10  // integer division, float division and root
+	costFloat    = 4   // rounding, minimum, maximum
+	costVector   = 2
+	costBulk     = 20 // besides the size
+)
+
+// plainCost is the cost of the instructions 0x45 to 0xc4, which have no immediates.
+func plainCost(op byte) int64 {
+	switch {
+	case op >= 0x6d && op <= 0x70, op >= 0x7f && op <= 0x82: // i32, i64 div and rem
+		return costDivide
+	case op == 0x91 || op == 0x95 || op == 0x9f || op == 0xa3: // f32, f64 sqrt and div
+		return costDivide
+	case op >= 0x8d && op <= 0x90, op >= 0x96 && op <= 0x98: // f32 ceil floor trunc nearest, min max copysign
+		return costFloat
+	case op >= 0x9b && op <= 0x9e, op >= 0xa4 && op <= 0xa6: // f64 likewise
+		return costFloat
+	case op >= 0xa8 && op <= 0xab, op >= 0xae && op <= 0xb1: // float to integer
+		return costFloat
+	}
+	return 1
+}

@@ -1,0 +1,271 @@
+package plugins
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// poolKey names a pool: instances are of one module with one configuration.
+type poolKey struct {
+	hash   dunlin.ModuleHash
+	config string
+}
+
+// pool is the instances of a module with a configuration.
+type pool struct {
+	h      *Host
+	plugin string // name at first use; for the log
+	module *module
+	config []byte
+	used   atomic.Int64 // Host.uses at the last use
+	usedAt atomic.Int64 // the batch's moment
+
+	metrics poolMetrics
+	strikes quarantine
+
+	mu struct {
+		sync.Mutex
+		closed bool
+		idle   []*instance // the last one is the warmest
+		broken notRun      // why it doesn't start
+		retry  dunlin.Time // not before
+		// What may still be logged: tokens at a moment.
+		logTokens float64
+		logAt     dunlin.Time
+	}
+}
+
+// startRetry is how long a plugin that doesn't start is left alone.
+const startRetry = 10 * time.Second
+
+// pool returns the stage's pool, making it at first use.
+func (h *Host) pool(st *dunlin.Stage, now dunlin.Time) (*pool, error) {
+	h.mu.RLock()
+	p := h.mu.pools[poolKey{st.Hash, string(st.Config)}]
+	h.mu.RUnlock()
+	if p != nil {
+		return p, nil
+	}
+	m, err := h.module(&callContext{}, st.Hash, nil)
+	if err != nil {
+		return nil, err
+	}
+	m.used.Store(h.uses.Add(1))
+	p = &pool{h: h, plugin: st.Plugin, module: m, config: append([]byte(nil), st.Config...),
+		metrics: h.metrics.pool(st.Plugin)}
+	p.mu.logAt, p.mu.logTokens = now, float64(h.cfg.Limits.LogLinesPerSecond)
+	p.used.Store(h.uses.Add(1))
+	p.usedAt.Store(int64(now))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if other := h.mu.pools[poolKey{st.Hash, string(st.Config)}]; other != nil {
+		return other, nil
+	}
+	if h.mu.modules[st.Hash] != m {
+		return nil, fmt.Errorf("%w: module %s was removed", dunlin.ErrNotFound, st.Hash)
+	}
+	h.mu.pools[poolKey{st.Hash, string(st.Config)}] = p
+	return p, nil
+}
+
+// take returns an idle instance, or a new one. The error is a failure.
+func (p *pool) take(now dunlin.Time) (*instance, error) {
+	p.mu.Lock()
+	if n := len(p.mu.idle); n > 0 {
+		in := p.mu.idle[n-1]
+		p.mu.idle = p.mu.idle[:n-1]
+		p.mu.Unlock()
+		return in, nil
+	}
+	if p.mu.broken != "" && now < p.mu.retry {
+		defer p.mu.Unlock()
+		return nil, p.mu.broken
+	}
+	p.mu.Unlock()
+	return p.start(now)
+}
+
+func (p *pool) start(now dunlin.Time) (*instance, error) {
+	in, err := start(p.h.rt, p.module, &p.h.cfg.Limits, p.config, now)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		f := notRun("the plugin does not start: " + err.Error())
+		if p.mu.broken != f {
+			p.h.cfg.Log.Warn("a plugin does not start", slog.String("plugin", p.plugin), slog.String("reason", err.Error()))
+		}
+		p.mu.broken, p.mu.retry = f, now.Add(startRetry)
+		p.metrics.startFailures.Inc()
+		return nil, f
+	}
+	p.mu.broken = ""
+	p.metrics.starts.Inc()
+	p.h.metrics.instances.Inc()
+	for _, line := range p.linesLocked(in.printed, now) {
+		p.h.cfg.Log.Info("plugin starts", slog.String("plugin", p.plugin), slog.String("text", line))
+	}
+	return in, nil
+}
+
+// give takes an instance back.
+func (p *pool) give(in *instance) {
+	p.mu.Lock()
+	keep := !p.mu.closed && len(p.mu.idle) <= p.h.cfg.Workers
+	if keep {
+		p.mu.idle = append(p.mu.idle, in)
+	}
+	p.mu.Unlock()
+	if !keep {
+		p.discard(in)
+	}
+}
+
+// discard ends an instance.
+func (p *pool) discard(in *instance) {
+	p.h.metrics.instances.Dec()
+	in.close()
+}
+
+// close ends the idle instances; those at work end when they are given back.
+func (p *pool) close() {
+	p.mu.Lock()
+	p.mu.closed = true
+	p.mu.Unlock()
+	p.shrink(0)
+}
+
+// shrink ends idle instances above n, the coldest first, and returns how many there are left.
+func (p *pool) shrink(n int) int {
+	p.mu.Lock()
+	drop := max(0, len(p.mu.idle)-n)
+	cold := append([]*instance(nil), p.mu.idle[:drop]...)
+	p.mu.idle = append(p.mu.idle[:0], p.mu.idle[drop:]...)
+	left := len(p.mu.idle)
+	p.mu.Unlock()
+	for _, in := range cold {
+		p.discard(in)
+	}
+	return left
+}
+
+// wantSpare asks for an idle instance to be ready when the next trap comes: a Go module takes 10 ms to start.
+func (p *pool) wantSpare() {
+	p.mu.Lock()
+	n := len(p.mu.idle)
+	p.mu.Unlock()
+	if n > 0 {
+		return
+	}
+	select {
+	case p.h.refills <- p:
+	default:
+	}
+}
+
+// refill makes spare instances until ctx ends.
+func (h *Host) refill(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-h.refills:
+			p.mu.Lock()
+			n, skip := len(p.mu.idle), p.mu.closed || p.mu.broken != ""
+			p.mu.Unlock()
+			if n > 0 || skip {
+				continue
+			}
+			if in, err := p.start(dunlin.Time(p.usedAt.Load())); err == nil {
+				p.give(in)
+			}
+		}
+	}
+}
+
+// Idle pools are looked through every sweepEvery; those unused for idleMax end.
+const (
+	sweepEvery = time.Minute
+	idleMax    = 10 * time.Minute
+)
+
+// sweep ends instances of plugins and configurations that are no longer used, and of those used longest ago if there are
+// more than Limits.Instances. Its clock is the batches'.
+func (h *Host) sweep(now dunlin.Time) {
+	last := h.swept.Load()
+	if now.Sub(dunlin.Time(last)) < sweepEvery && now >= dunlin.Time(last) || !h.swept.CompareAndSwap(last, int64(now)) {
+		return
+	}
+	h.mu.RLock()
+	pools := make([]*pool, 0, len(h.mu.pools))
+	for _, p := range h.mu.pools {
+		pools = append(pools, p)
+	}
+	h.mu.RUnlock()
+	total := 0
+	for _, p := range pools {
+		if now.Sub(dunlin.Time(p.usedAt.Load())) > idleMax {
+			h.forget(p)
+			continue
+		}
+		p.mu.Lock()
+		total += len(p.mu.idle)
+		p.mu.Unlock()
+	}
+	for total > h.cfg.Limits.Instances {
+		var oldest *pool
+		for _, p := range pools {
+			p.mu.Lock()
+			n := len(p.mu.idle)
+			p.mu.Unlock()
+			if n > 0 && (oldest == nil || p.used.Load() < oldest.used.Load()) {
+				oldest = p
+			}
+		}
+		if oldest == nil {
+			return
+		}
+		before := total
+		oldest.mu.Lock()
+		n := len(oldest.mu.idle)
+		oldest.mu.Unlock()
+		if total -= n - oldest.shrink(max(0, n-(total-h.cfg.Limits.Instances))); total == before {
+			return
+		}
+	}
+}
+
+// forget takes a pool off the map and ends it.
+func (h *Host) forget(p *pool) {
+	h.mu.Lock()
+	k := poolKey{p.module.hash, string(p.config)}
+	if h.mu.pools[k] == p {
+		delete(h.mu.pools, k)
+	}
+	h.mu.Unlock()
+	p.close()
+}
+
+// TryConfig starts the stage's plugin with its configuration and returns what it says against it, as a *dunlin.ModuleError
+// or another error that matches dunlin.ErrInvalid.
+func (h *Host) TryConfig(ctx context.Context, st *dunlin.Stage) error {
+	m, err := h.module(ctx, st.Hash, nil)
+	if err != nil {
+		return err
+	}
+	in, err := start(h.rt, m, &h.cfg.Limits, st.Config, h.cfg.Now())
+	if err != nil {
+		if f, ok := errors.AsType[failure](err); ok {
+			return fmt.Errorf("%w: plugin %s: %s", dunlin.ErrInvalid, st.Plugin, string(f))
+		}
+		return err
+	}
+	in.close()
+	return nil
+}

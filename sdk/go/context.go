@@ -1,0 +1,167 @@
+package sdk
+
+import (
+	"bytes"
+	"math"
+
+	"github.com/dunlin-iot/dunlin/plugins/abi"
+)
+
+// Context is a device's turn: what came, and where to put what comes of it. It is only valid in a handler.
+type Context struct {
+	guest *Guest
+	now   Time
+
+	index    int // of the device in the frame; −1 before the first
+	id       []byte
+	seq      uint64
+	old      []byte // its state as it came
+	input    int    // of the device; −1 in Begin
+	received Time
+
+	start   int    // of the device's records in the answer
+	opened  bool   // the answer names the device
+	failed  bool   // a handler panicked or Fail was called
+	saved   bool   // state is to be written
+	state   []byte // what Save wrote; the buffer is kept
+	inGroup bool
+}
+
+func (c *Context) begin(rec []byte) error {
+	seq, id, state, err := abi.Device(rec)
+	if err != nil {
+		return err
+	}
+	c.index++
+	c.seq, c.id, c.old = seq, id, state
+	c.input, c.received, c.start = -1, c.now, len(c.guest.out)
+	c.opened, c.failed, c.saved, c.inGroup = false, false, false, true
+	if c.guest.p.Begin != nil {
+		c.guest.p.Begin(c)
+	}
+	return nil
+}
+
+// end completes a device's turn.
+func (c *Context) end() {
+	if !c.inGroup {
+		return
+	}
+	if !c.failed && c.guest.p.End != nil {
+		c.guest.p.End(c)
+	}
+	c.inGroup = false
+	if c.saved && !c.failed && !bytes.Equal(c.state, c.old) {
+		c.open()
+		c.guest.out = abi.AppendText(c.guest.out, abi.KindState, 0, c.state)
+	}
+}
+
+// open names the device in the answer before the first record about it.
+func (c *Context) open() {
+	if !c.opened {
+		c.opened = true
+		c.guest.out = abi.AppendGroup(c.guest.out, uint32(c.index))
+	}
+}
+
+func (c *Context) fail(why string) {
+	c.guest.out = c.guest.out[:c.start]
+	c.opened, c.failed = false, true
+	c.open()
+	c.guest.out = abi.AppendText(c.guest.out, abi.KindError, 0, why)
+}
+
+// Device returns the device's id.
+func (c *Context) Device() string { return string(c.id) }
+
+// Seq returns the sequence number of the input at hand: 1 for a device's first.
+func (c *Context) Seq() uint64 { return c.seq + uint64(max(c.input, 0)) }
+
+// Received returns when the input at hand was received; of a timer, when it was due.
+func (c *Context) Received() Time { return c.received }
+
+// Now returns the runtime's clock: never before Received, and later if the input had to wait.
+func (c *Context) Now() Time { return c.now }
+
+// Fail refuses the device's inputs: nothing that the handlers made of them counts, and the reason is kept with them in
+// the dead-letter list. The readings themselves are kept.
+func (c *Context) Fail(why string) {
+	if !c.failed {
+		c.fail(why)
+	}
+}
+
+// Alert raises the rule's alert at the device. Raising it again only updates its severity, text and value: people are
+// told once. value is what raised it, NoValue if there is none.
+func (c *Context) Alert(rule string, severity Severity, text string, value float64) {
+	c.AlertKey(rule, "", severity, text, value)
+}
+
+// Clear ends the rule's alert at the device, if there is one.
+func (c *Context) Clear(rule string) { c.ClearKey(rule, "") }
+
+// AlertKey is Alert for a rule that can hold several times at one device: once for each key, say a sensor's name.
+func (c *Context) AlertKey(rule, key string, severity Severity, text string, value float64) {
+	c.alert(rule, key, true, severity, text, value)
+}
+
+// ClearKey ends the alert of one key.
+func (c *Context) ClearKey(rule, key string) { c.alert(rule, key, false, Info, "", NoValue()) }
+
+func (c *Context) alert(rule, key string, raise bool, severity Severity, text string, value float64) {
+	if c.failed {
+		return
+	}
+	c.open()
+	c.guest.out = abi.AppendAlert(c.guest.out, uint32(max(c.input, 0)), raise, uint8(severity), value, rule, key, text)
+}
+
+// NoValue is the value of an alert without one.
+func NoValue() float64 { return math.NaN() }
+
+// Emit adds a derived reading, measured when the input at hand was received.
+func (c *Context) Emit(metric string, value float64) {
+	c.EmitReading(Reading{Metric: metric, Value: value, Time: c.received, Kind: Number})
+}
+
+// EmitReading adds a derived reading.
+func (c *Context) EmitReading(r Reading) {
+	if c.failed {
+		return
+	}
+	c.open()
+	c.guest.out = abi.AppendDerived(c.guest.out, uint8(r.Kind), int64(r.Time), r.Value, r.Metric, r.Unit, r.Text)
+}
+
+// SetTimer arms the device's timer of that name for a moment, or moves it there. It fires once, as a call of Timer.
+// Every arming is written to disk: don't move a timer with each reading; let it fire, and arm it for the remainder.
+func (c *Context) SetTimer(name string, at Time) { c.setTimer(name, max(at, 1)) }
+
+// CancelTimer disarms a timer.
+func (c *Context) CancelTimer(name string) { c.setTimer(name, 0) }
+
+func (c *Context) setTimer(name string, at Time) {
+	if c.failed {
+		return
+	}
+	c.open()
+	c.guest.out = abi.AppendSet(c.guest.out, int64(at), name)
+}
+
+// Log writes a line to the node's log, with the plugin and the device. The node limits how many it takes.
+func (c *Context) Log(text string) {
+	if c.failed {
+		return
+	}
+	c.open()
+	c.guest.out = abi.AppendText(c.guest.out, abi.KindLog, abi.LogInfo, text)
+}
+
+// State returns the device's state as it came. It must not be changed.
+func (c *Context) State() []byte { return c.old }
+
+// SetState makes b the device's new state, unless it is the old one. b is copied.
+func (c *Context) SetState(b []byte) {
+	c.state, c.saved = append(c.state[:0], b...), true
+}
