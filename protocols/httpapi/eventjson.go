@@ -1,0 +1,128 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// event is one thing that an entry tells: an input with readings, what a plugin derived, an alert's transition, or a
+// device that registered itself.
+type event struct {
+	kind    eventTypes
+	change  *dunlin.Change
+	input   int                 // of a reading
+	stage   *dunlin.StageResult // of a derived reading
+	alert   *dunlin.Alert
+	device  dunlin.Device // that registered itself, or that an operator registered, changed or removed
+	deleted bool
+}
+
+// eachEvent calls f for an entry's events in an order that never changes: a position between them is part of event ids.
+func eachEvent(e *dunlin.Entry, f func(n int, ev *event)) {
+	n := 0
+	var ev event
+	emit := func(next event) {
+		ev = next
+		f(n, &ev)
+		n++
+	}
+	for i := range e.Puts {
+		if p := &e.Puts[i]; p.Table == dunlin.TableDevices {
+			next := event{kind: eventDevice, deleted: p.Value == nil}
+			if p.Value != nil && json.Unmarshal(p.Value, &next.device) != nil {
+				continue
+			}
+			tenant, id, _ := strings.Cut(p.Key, "/")
+			next.device.Tenant, next.device.ID = dunlin.Tenant(tenant), dunlin.DeviceID(id)
+			emit(next)
+		}
+	}
+	for i := range e.Changes {
+		c := &e.Changes[i]
+		if c.Created {
+			emit(event{kind: eventDevice, change: c,
+				device: dunlin.Device{Tenant: c.Tenant, ID: c.Device, Domain: c.Domain, CreatedAt: e.At, UpdatedAt: e.At}})
+		}
+		for k := range c.Inputs {
+			if c.Inputs[k].Kind == dunlin.InputTelemetry || c.Inputs[k].Kind == dunlin.InputRaw {
+				emit(event{kind: eventReading, change: c, input: k})
+			}
+		}
+		for k := range c.Stages {
+			if st := &c.Stages[k]; len(st.Records) > 0 {
+				emit(event{kind: eventReading, change: c, stage: st})
+			}
+		}
+		for k := range c.Alerts {
+			emit(event{kind: eventAlert, change: c, alert: &c.Alerts[k]})
+		}
+	}
+}
+
+// wants reports whether the client asked for the event. The tenant is not the client's to choose.
+func (f *eventFilter) wants(ev *event) bool {
+	key, domain := dunlin.DeviceKey{Tenant: ev.device.Tenant, Device: ev.device.ID}, ev.device.Domain
+	if ev.change != nil {
+		key, domain = ev.change.DeviceKey, ev.change.Domain
+	}
+	return f.types&ev.kind != 0 && key.Tenant == f.tenant && (f.domain == "" || f.domain == domain) && (f.device == nil || *f.device == key)
+}
+
+// append writes the event's lines, without the id and the empty line that ends it.
+func (ev *event) append(dst []byte) []byte {
+	switch ev.kind {
+	case eventAlert:
+		dst = append(dst, "event: alert\ndata: "...)
+		doc := marshal(alertViewOf(ev.alert))
+		dst = append(dst, doc...)
+	case eventDevice:
+		dst = append(dst, "event: device\ndata: "...)
+		doc := marshal(struct {
+			*dunlin.Device
+			Deleted bool `json:"deleted,omitempty"`
+		}{&ev.device, ev.deleted})
+		dst = append(dst, doc...)
+	default:
+		dst = append(dst, "event: reading\ndata: "...)
+		dst = ev.appendReading(dst)
+	}
+	return append(dst, '\n')
+}
+
+func (ev *event) appendReading(dst []byte) []byte {
+	c := ev.change
+	dst = append(dst, `{"device":`...)
+	dst = appendString(dst, string(c.Device))
+	dst = append(dst, `,"domain":`...)
+	dst = appendString(dst, string(c.Domain))
+	dst = append(dst, `,"seq":`...)
+	if st := ev.stage; st != nil {
+		dst = strconv.AppendUint(dst, c.Version, 10)
+		dst = append(dst, `,"derived":true,"stage":`...)
+		dst = strconv.AppendUint(dst, uint64(st.Stage), 10)
+		dst = append(dst, `,"records":`...)
+		dst = appendRecords(dst, st.Records)
+		return append(dst, '}')
+	}
+	in := &c.Inputs[ev.input]
+	dst = strconv.AppendUint(dst, c.Seq(ev.input), 10)
+	dst = append(dst, `,"received":`...)
+	dst = appendTime(dst, in.Received)
+	if in.Sender != "" {
+		dst = append(dst, `,"sender":`...)
+		dst = appendString(dst, in.Sender)
+	}
+	if in.Flags&dunlin.FlagSkewed != 0 {
+		dst = append(dst, `,"skewed":true`...)
+	}
+	if in.Kind == dunlin.InputRaw {
+		dst = append(dst, `,"raw_bytes":`...)
+		dst = strconv.AppendInt(dst, int64(len(in.Payload)), 10)
+	}
+	dst = append(dst, `,"records":`...)
+	dst = appendRecords(dst, in.Records)
+	return append(dst, '}')
+}
