@@ -66,10 +66,6 @@ func (t *table) scan(from, to dunlin.Time, yield func(dunlin.Record) bool) {
 // groups returns the table's columns by their times, cut to [from, to), without empty ones. It also takes the strings that
 // records will have out of the blocks.
 func (t *table) groups(from, to dunlin.Time) []group {
-	end := int64(math.MaxInt64)
-	if to != 0 {
-		end = int64(to) - 1
-	}
 	var groups []group
 	for i := range t.cols {
 		c := &t.cols[i]
@@ -92,11 +88,10 @@ func (t *table) groups(from, to dunlin.Time) []group {
 		if from != 0 {
 			g.at, _ = slices.BinarySearch(g.times, int64(from))
 		}
-		n, ok := slices.BinarySearch(g.times, end)
-		if ok {
-			n++
+		if to != 0 {
+			end, _ := slices.BinarySearch(g.times, int64(to))
+			g.times = g.times[:max(end, g.at)]
 		}
-		g.times = g.times[:max(n, g.at)]
 	}
 	return slices.DeleteFunc(groups, func(g group) bool { return g.at == len(g.times) })
 }
