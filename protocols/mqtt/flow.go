@@ -1,0 +1,359 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// flow is a session's way out: where it is in the log, and what of it the subscriber hasn't acknowledged. Nothing else is
+// queued: a slow subscriber lags behind in the log.
+type flow struct {
+	wake chan struct{} // cap 1: an ack came, the socket has room, or the end
+
+	// Guarded by session.mu.
+	box    outbox
+	cancel context.CancelFunc // of the running follower
+	done   chan struct{}      // closed when the last follower has ended
+	owner  *conn              // whose follower runs
+	device *dunlin.DeviceKey  // what it reads
+	start  dunlin.Cursor      // where to begin if nothing was subscribed before
+
+	at position // the follower's that runs; handed over through done
+}
+
+// position is where a follower goes on: at cur, and in the entry there behind the first skip messages.
+type position struct {
+	cur   dunlin.Cursor
+	shard dunlin.ShardID
+	index uint64
+	skip  int
+	// one is the scope of cur: while only a device's shard was read, the other shards stayed at origin.
+	one    bool
+	origin dunlin.Cursor
+}
+
+func (f *flow) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// stop ends the running follower without waiting for it: the next one does.
+func (f *flow) stop() {
+	if f.cancel != nil {
+		f.cancel()
+		f.cancel, f.owner = nil, nil
+	}
+}
+
+// follow starts, restarts or stops the follower of c's session as its subscriptions want it.
+func (g *Gateway) follow(c *conn, s *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.mu.flow
+	if s.mu.conn != c || f == nil {
+		return
+	}
+	var device *dunlin.DeviceKey
+	if len(s.mu.subs) > 0 {
+		device = scope(s.key.tenant, s.mu.subs)
+		if f.owner == c && f.start == nil && (device == nil) == (f.device == nil) && (device == nil || *device == *f.device) {
+			return // it sees the new list with the next entry
+		}
+	} else if f.box.n == 0 {
+		f.stop()
+		return
+	}
+	again := f.owner != c // a new connection
+	f.stop()
+	ctx, cancel := context.WithCancel(g.life)
+	w := &follower{g: g, c: c, s: s, f: f, before: f.done, done: make(chan struct{}), start: f.start, device: device}
+	f.start = nil
+	f.cancel, f.owner, f.device, f.done = cancel, c, device, w.done
+	if again {
+		f.box.restart()
+		w.fresh = !slices.ContainsFunc(s.mu.subs, func(sub subscription) bool { return sub.qos > 0 })
+	}
+	g.work.Go(func() { w.run(ctx); cancel() })
+}
+
+// follower delivers to one connection: first again what its predecessor's client didn't acknowledge, then the log.
+type follower struct {
+	g      *Gateway
+	c      *conn
+	s      *session
+	f      *flow
+	before chan struct{} // the predecessor's done
+	done   chan struct{}
+	start  dunlin.Cursor
+	device *dunlin.DeviceKey
+	fresh  bool // nothing was promised across connections: begin with what comes now
+
+	v5         bool
+	receiveMax int
+	packetMax  int
+	buf        []byte // packets for the socket
+	topic      []byte
+	payload    []byte
+	ids        []uint32
+}
+
+var (
+	errGone     = errors.New("the session went on without this connection")
+	errNoOffer  = errors.New("nothing subscribed")
+	errLostSpot = &fault{codeQuotaExceeded, "the log no longer keeps what this subscriber has not read; its session ends"}
+)
+
+func (w *follower) run(ctx context.Context) {
+	defer close(w.done)
+	if w.before != nil {
+		<-w.before
+	}
+	w.c.mu.Lock()
+	w.v5, w.receiveMax, w.packetMax = w.c.mu.m.v5, w.c.mu.m.receiveMax, w.c.mu.m.packetMax
+	w.c.mu.Unlock()
+	err := w.resend(ctx)
+	if err == nil {
+		err = w.stream(ctx)
+	}
+	switch {
+	case errors.Is(err, dunlin.ErrCursorLost):
+		w.g.log.LogAttrs(ctx, slog.LevelWarn, "mqtt: subscriber fell out of the log", slog.String("client", w.s.key.client))
+		w.g.stats.cursorsLost.Add(1)
+		w.s.drop(w.c)
+		w.g.end(w.c, ending{fault: errLostSpot})
+	case err != nil && ctx.Err() == nil && !errors.Is(err, errGone) && !errors.Is(err, errNoOffer):
+		w.g.log.LogAttrs(ctx, slog.LevelError, "mqtt: reading the log", slog.String("client", w.s.key.client), slog.Any("err", err))
+		w.g.end(w.c, ending{fault: &fault{codeUnspecified, "the log can't be read"}})
+	}
+}
+
+// place sets where to begin.
+func (w *follower) place() {
+	at := &w.f.at
+	switch {
+	case w.start != nil:
+		*at = position{cur: slices.Clone(w.start)}
+	case w.fresh || at.cur == nil:
+		*at = position{cur: slices.Clone(w.g.deps.Feed.Now())}
+	}
+	if at.one && w.device == nil {
+		// From one device to all: the other shards stand where the first subscription began. What was committed there
+		// since is no subscription's business, so take them to the present of the newest subscription.
+		if moved := !slices.Equal(at.cur, at.origin); moved {
+			now := w.newest()
+			for i := range at.cur {
+				if at.cur[i] == at.origin[i] && i < len(now) {
+					at.cur[i] = max(at.cur[i], now[i])
+				}
+			}
+		}
+	}
+	if one := w.device != nil; one != at.one {
+		at.one, at.origin = one, nil
+		if one {
+			at.origin = slices.Clone(at.cur)
+		}
+	}
+}
+
+func (w *follower) newest() dunlin.Cursor {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	if n := len(w.s.mu.subs); n > 0 {
+		return w.s.mu.subs[n-1].since
+	}
+	return nil
+}
+
+// stream reads the log until ctx ends.
+func (w *follower) stream(ctx context.Context) error {
+	w.s.mu.Lock()
+	idle := len(w.s.mu.subs) == 0
+	w.s.mu.Unlock()
+	if idle {
+		return errNoOffer
+	}
+	w.place()
+	at := &w.f.at
+	cur := slices.Clone(at.cur)
+	broken := false // off inside of an entry: that one is to be read again, whatever Follow makes of cur
+	defer func() {
+		copy(at.cur, cur)
+		if broken && int(at.shard) < len(at.cur) {
+			at.cur[at.shard] = at.index
+		}
+	}()
+	for item, err := range w.g.deps.Feed.Follow(ctx, &cur, w.device) {
+		if err != nil {
+			return err
+		}
+		sh := item.Entry.Shard
+		skip := 0
+		if at.skip > 0 && at.shard == sh && at.index == item.Index {
+			skip = at.skip
+		}
+		at.skip = 0
+		if done, err := w.entry(ctx, item, skip); err != nil {
+			broken = true
+			at.shard, at.index, at.skip = sh, item.Index, done
+			return err
+		}
+		if int(sh) < len(cur) {
+			cur[sh] = max(cur[sh], item.Index+1)
+		}
+	}
+	return ctx.Err()
+}
+
+// entry delivers what the session wants of one entry, from the skip-th message on. With an error it returns how many are
+// through.
+func (w *follower) entry(ctx context.Context, item dunlin.FeedItem, skip int) (done int, err error) {
+	w.s.mu.Lock()
+	subs := w.s.mu.subs
+	w.s.mu.Unlock()
+	eachNews(item.Entry, w.s.key.tenant, func(n news) bool {
+		if done < skip {
+			done++
+			return true
+		}
+		qos, ids, ok := match(subs, n.device, n.alert != nil, item.Entry.Shard, item.Index, w.ids)
+		w.ids = ids
+		if ok {
+			if err = w.send(ctx, &n, qos); err != nil {
+				return false
+			}
+		}
+		done++
+		return true
+	})
+	if err == nil {
+		err = w.flush(ctx)
+	}
+	return done, err
+}
+
+// send delivers one message.
+func (w *follower) send(ctx context.Context, n *news, qos byte) error {
+	var err error
+	w.topic = appendTopic(w.topic[:0], n)
+	if w.payload, err = appendPayload(w.payload[:0], n); err != nil {
+		return err
+	}
+	m := message{topic: w.topic, payload: w.payload, media: media(n.alert != nil), subIDs: w.ids, qos: qos}
+	if 64+len(m.topic)+len(m.payload)+5*len(m.subIDs) > w.packetMax { // [MQTT-3.1.2-25]
+		w.g.stats.oversize.Add(1)
+		w.g.log.LogAttrs(ctx, slog.LevelWarn, "mqtt: message above the subscriber's maximum packet size",
+			slog.String("client", w.s.key.client), slog.String("device", string(n.device)), slog.Int("bytes", len(m.payload)))
+		return nil
+	}
+	if qos == 0 {
+		w.g.stats.delivered.Add(1)
+		w.buf = appendPublish(w.buf, &m, w.v5)
+		return w.spill(ctx)
+	}
+	for {
+		w.s.mu.Lock()
+		switch {
+		case w.s.mu.conn != w.c:
+			w.s.mu.Unlock()
+			return errGone
+		case w.f.box.room(w.receiveMax, w.g.cfg.WindowMax, w.g.cfg.WindowBytesMax):
+			w.f.box.add(&m, n.alert != nil)
+			w.takeLocked()
+			w.s.mu.Unlock()
+			return w.spill(ctx)
+		}
+		w.s.mu.Unlock()
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+		if err := w.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func media(alert bool) string {
+	if alert {
+		return mediaAlert
+	}
+	return mediaSenML
+}
+
+// takeLocked encodes what the client may have now. The caller holds the session's lock.
+func (w *follower) takeLocked() {
+	for it := w.f.box.next(w.receiveMax); it != nil; it = w.f.box.next(w.receiveMax) {
+		m := message{topic: it.buf[:it.topic], payload: it.buf[it.topic:], media: media(it.alert), subIDs: it.subIDs,
+			id: it.id, qos: 1, dup: it.dup}
+		w.buf = appendPublish(w.buf, &m, w.v5)
+		w.g.stats.delivered.Add(1)
+	}
+}
+
+// resend delivers again what is left from the connection before.
+func (w *follower) resend(ctx context.Context) error {
+	for {
+		w.s.mu.Lock()
+		if w.s.mu.conn != w.c {
+			w.s.mu.Unlock()
+			return errGone
+		}
+		w.takeLocked()
+		through := w.f.box.sent == w.f.box.n
+		w.s.mu.Unlock()
+		if err := w.flush(ctx); err != nil || through {
+			return err
+		}
+		if err := w.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *follower) wait(ctx context.Context) error {
+	select {
+	case <-w.f.wake:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// spill flushes if enough has gathered for a write of its own.
+func (w *follower) spill(ctx context.Context) error {
+	if len(w.buf) < 8<<10 {
+		return nil
+	}
+	return w.flush(ctx)
+}
+
+// flush gives the gathered packets to the connection, once its socket took what came before.
+func (w *follower) flush(ctx context.Context) error {
+	for len(w.buf) > 0 {
+		c := w.c
+		c.mu.Lock()
+		switch {
+		case c.mu.m.phase != phaseOpen:
+			c.mu.Unlock()
+			return errGone
+		case len(c.mu.out) <= outMax/2:
+			c.mu.out = append(c.mu.out, w.buf...)
+			c.mu.Unlock()
+			c.queue()
+			w.buf = w.buf[:0]
+			return nil
+		}
+		c.mu.hungry = w.f.wake
+		c.mu.Unlock()
+		if err := w.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

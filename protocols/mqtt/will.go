@@ -1,0 +1,93 @@
+package mqtt
+
+import (
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/dunlin-iot/dunlin"
+)
+
+// checkWill makes sure at CONNECT that a will can be published: it is a reading like any other, on behalf of the client.
+// A will that the node couldn't keep is refused with the connection, not forgotten when it is due.
+func (g *Gateway) checkWill(p *dunlin.Principal, r *connectRequest) (*willMessage, *fault) {
+	w := r.will
+	if w == nil {
+		return nil, nil
+	}
+	if w.retain && r.v5 {
+		return nil, &fault{codeRetainUnsupported, "retained messages are not supported"}
+	}
+	if _, err := g.willUplink(p, w, r.client); err != nil {
+		return nil, &fault{publishCode(err), "will: " + reason(err)}
+	}
+	return w, nil
+}
+
+// willUplink makes the uplink that the will stands for, as if its client published it now.
+func (g *Gateway) willUplink(p *dunlin.Principal, w *willMessage, client string) (*dunlin.Uplink, error) {
+	m := machine{cfg: &g.cfg, principal: *p, clientHash: xxhash.Sum64String(client)}
+	t := g.newTurn(g.now())
+	s := &slot{}
+	pub := publish{topic: []byte(w.topic), payload: w.payload, contentType: []byte(w.contentType), hasType: w.hasType}
+	if err := m.fill(t, s, &pub); err != nil {
+		return nil, err
+	}
+	return &s.u, nil
+}
+
+// lastWord is a will that is due, or waits out its delay.
+type lastWord struct {
+	g         *Gateway
+	principal dunlin.Principal
+	client    string
+	msg       *willMessage
+	delay     uint32
+	timer     timer
+	since     dunlin.Time
+	u         atomic.Pointer[dunlin.Uplink]
+}
+
+// lastWord takes the will of m's connection over.
+func (g *Gateway) lastWord(m *machine) *lastWord {
+	w := &lastWord{g: g, principal: m.principal, client: m.client, msg: m.will, delay: m.will.delay}
+	w.timer.owner = w
+	return w
+}
+
+// publish adds the will to t.
+func (w *lastWord) publish(t *turn) {
+	u, err := w.g.willUplink(&w.principal, w.msg, w.client)
+	if err != nil {
+		w.lost(err)
+		return
+	}
+	w.since = u.Received
+	u.Waiter = w
+	w.u.Store(u)
+	w.g.stats.wills.Add(1)
+	t.add(u)
+}
+
+// Done offers the will again while the node only says "not now"; there is no client to hold back.
+func (w *lastWord) Done(u *dunlin.Uplink, r dunlin.Receipt) {
+	switch {
+	case r.Err == nil:
+	case temporary(r.Err) && w.g.now().Sub(w.since) < w.g.cfg.HoldMax:
+		w.g.wheel.set(&w.timer, w.g.now().Add(time.Second))
+	default:
+		w.lost(r.Err)
+	}
+}
+
+func (w *lastWord) wake(dunlin.Time) {
+	u := w.u.Load()
+	u.Next = nil
+	w.g.deps.Ingestor.Ingest(u)
+}
+
+func (w *lastWord) lost(err error) {
+	w.g.stats.refused.Add(1)
+	w.g.log.LogAttrs(w.g.life, slog.LevelWarn, "mqtt: will lost", slog.String("client", w.client), slog.Any("err", err))
+}
