@@ -18,8 +18,8 @@ import (
 //	takeSends, takeAppend, takeApply, takeEvents   what is to be done now
 //	written(batch), applied(batch)           what was done
 //
-// Append batches must be written one after the other, in the order taken, apply batches likewise; one of each may be under
-// way at the same time.
+// Append batches must be written one after the other in the order taken, and given back in that order; the next may begin
+// before the last is given back. Apply batches come one at a time. A batch of each kind may be under way at once.
 type core struct {
 	id     uint64
 	groups []*group
@@ -28,8 +28,10 @@ type core struct {
 	sends  []Message
 	events []event
 
-	append, appendSpare *appendBatch
-	apply, applySpare   *applyBatch
+	append       *appendBatch // being gathered
+	appendSpares []*appendBatch
+	apply        *applyBatch
+	applySpare   *applyBatch // nil: being applied
 
 	prop pb.Message // reused: a leader keeps nothing of a proposal but copies of its entries
 	free []*pb.Entry
@@ -79,7 +81,7 @@ type applyPart struct {
 const turnBytesMax = 8 << 20
 
 func newCore(id uint64, groups []*group) *core {
-	c := &core{id: id, groups: groups, append: &appendBatch{}, appendSpare: &appendBatch{}, apply: &applyBatch{}, applySpare: &applyBatch{}}
+	c := &core{id: id, groups: groups, append: &appendBatch{}, apply: &applyBatch{}, applySpare: &applyBatch{}}
 	c.prop.Type, c.prop.From = pb.MsgProp.Enum(), &c.id
 	for _, g := range groups {
 		g.stale = true
@@ -370,10 +372,14 @@ func (c *core) takeSends() []Message {
 // takeAppend returns what is to be written to the log, or nil. The caller must give it back to written.
 func (c *core) takeAppend() *appendBatch {
 	b := c.append
-	if len(b.rows) == 0 && len(b.parts) == 0 || c.appendSpare == nil {
+	if len(b.rows) == 0 && len(b.parts) == 0 {
 		return nil
 	}
-	c.append, c.appendSpare = c.appendSpare, nil
+	if n := len(c.appendSpares); n > 0 {
+		c.append, c.appendSpares = c.appendSpares[n-1], c.appendSpares[:n-1]
+	} else {
+		c.append = &appendBatch{}
+	}
 	return b
 }
 
@@ -389,7 +395,7 @@ func (c *core) written(b *appendBatch) error {
 	clear(b.rows)
 	clear(b.parts)
 	*b = appendBatch{rows: b.rows[:0], parts: b.parts[:0]}
-	c.appendSpare = b
+	c.appendSpares = append(c.appendSpares, b)
 	return nil
 }
 

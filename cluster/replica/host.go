@@ -254,14 +254,10 @@ func (h *Host) loop(ctx context.Context) (err error) {
 func (h *Host) turn() error {
 	for {
 		h.gather()
-		// While a write is under way, what comes in gathers for the next one. With peers the messages that need no
-		// fsync should not wait for it.
-		if h.writing == nil || h.cfg.Transport != nil {
-			if err := h.core.ready(); err != nil {
-				return err
-			}
-			h.send()
+		if err := h.core.ready(); err != nil {
+			return err
 		}
+		h.send()
 		apply := h.core.takeApply()
 		if h.writing == nil {
 			if err := h.startWrite(apply != nil); err != nil {
@@ -300,12 +296,18 @@ func (h *Host) startWrite(beside bool) error {
 	return h.core.written(b)
 }
 
-// wrote ends the write beside the loop.
+// wrote ends the write beside the loop. What gathered meanwhile goes to the disk first: the loop has enough to do with what
+// the last write committed, and the disk should not wait for that.
 func (h *Host) wrote(err error) error {
 	b := h.writing
 	h.writing = nil
 	if err != nil {
 		return err
+	}
+	if len(h.core.append.rows) > 0 {
+		if err := h.startWrite(true); err != nil {
+			return err
+		}
 	}
 	return h.core.written(b)
 }
@@ -385,9 +387,9 @@ func (h *Host) deliver() {
 	clear(events)
 }
 
-// drain ends the write that is under way and acknowledges what it committed.
+// drain ends the write that is under way, and the one gathered behind it, and acknowledges what they committed.
 func (h *Host) drain() error {
-	if h.writing != nil {
+	for h.writing != nil {
 		if err := h.wrote(<-h.writeOK); err != nil {
 			return err
 		}
