@@ -1,6 +1,7 @@
 package column
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 
@@ -16,6 +17,19 @@ const (
 
 // Times are kept in the coarsest of these units that all of a set are whole in.
 var timeUnits = [...]int64{1, 1e3, 1e6}
+
+// inUnit returns t in a unit, and whether it is whole in it. Constants spare the division.
+func inUnit(t int64, unit int) (int64, bool) {
+	switch unit {
+	case 1:
+		q := t / 1e3
+		return q, q*1e3 == t
+	case 2:
+		q := t / 1e6
+		return q, q*1e6 == t
+	}
+	return t, true
+}
 
 // columns writes a settled table:
 //
@@ -146,19 +160,17 @@ func (w *writer) ownTimes(times []int64) {
 	w.byte(setOwn)
 	w.uvarint(uint64(len(times)))
 	unit := len(timeUnits) - 1
-	for _, t := range times {
-		for t%timeUnits[unit] != 0 {
+	w.ints = w.ints[:0]
+	for i := 0; i < len(times); i++ {
+		q, whole := inUnit(times[i], unit)
+		if !whole {
 			unit--
+			w.ints, i = w.ints[:0], -1
+			continue
 		}
-		if unit == 0 {
-			break
-		}
+		w.ints = append(w.ints, q)
 	}
 	w.byte(uint8(unit))
-	w.ints = w.ints[:0]
-	for _, t := range times {
-		w.ints = append(w.ints, t/timeUnits[unit])
-	}
 	w.intStream(w.ints)
 }
 
@@ -376,10 +388,11 @@ func (r *reader) timeSet(largest []int64, place int) []int64 {
 			return nil
 		}
 		times := r.intStream(int(n), make([]int64, 0, n), what)
-		for i := range times {
-			t := times[i]
-			times[i] = t * timeUnits[unit]
-			if times[i]/timeUnits[unit] != t || i > 0 && times[i] <= times[i-1] {
+		each := timeUnits[unit]
+		low, high := math.MinInt64/each, math.MaxInt64/each
+		for i, t := range times {
+			times[i] = t * each
+			if t < low || t > high || i > 0 && times[i] <= times[i-1] {
 				r.fail(what)
 				return nil
 			}
