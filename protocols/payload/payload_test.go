@@ -282,16 +282,34 @@ func TestOctets(t *testing.T) {
 	}
 }
 
+// refusal is a payload, the error that it matches and what that says.
+type refusal struct {
+	format dunlin.ContentFormat
+	body   string
+	is     error
+	says   string
+}
+
 // Whatever is refused leaves the uplink as it was, and says what and where.
-func TestRefusals(t *testing.T) {
+func checkRefusals(t *testing.T, cases []refusal) {
+	t.Helper()
 	d := payload.NewDecoder()
+	for _, c := range cases {
+		u := uplink("d", c.format)
+		before := u.Input
+		err := d.Decode(u, []byte(c.body))
+		if !errors.Is(err, c.is) || !strings.Contains(fmt.Sprint(err), c.says) {
+			t.Errorf("%.60s: got %v, want %v: %s", c.body, err, c.is, c.says)
+		}
+		if u.Kind != before.Kind || u.Records != nil || u.Payload != nil {
+			t.Errorf("%.60s: the uplink changed: %+v", c.body, u.Input)
+		}
+	}
+}
+
+func TestRefusedSenML(t *testing.T) {
 	many := `[` + strings.Repeat(`{"n":"a","v":1},`, payload.RecordsMax) + `{"n":"a","v":1}]`
-	for _, c := range []struct {
-		format dunlin.ContentFormat
-		body   string
-		is     error
-		says   string
-	}{
+	checkRefusals(t, []refusal{
 		{dunlin.FormatSenMLJSON, ``, dunlin.ErrBadPayload, "want a SenML pack"},
 		{dunlin.FormatSenMLJSON, `{}`, dunlin.ErrBadPayload, "byte 0: want a SenML pack"},
 		{dunlin.FormatSenMLJSON, `[]`, dunlin.ErrBadPayload, "no values"},
@@ -326,6 +344,11 @@ func TestRefusals(t *testing.T) {
 		{dunlin.FormatSenMLJSON, `[{"x":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `,"n":"a","v":1}]`, dunlin.ErrBadPayload, "deeply"},
 		{dunlin.FormatSenMLJSON, many, dunlin.ErrTooLarge, "512"},
 		{dunlin.FormatSenMLJSON, strings.Repeat(" ", payload.BytesMax+1), dunlin.ErrTooLarge, "bytes"},
+	})
+}
+
+func TestRefusedOtherFormats(t *testing.T) {
+	checkRefusals(t, []refusal{
 		{dunlin.FormatJSON, `[{"n":"a","v":1}]`, dunlin.ErrBadPayload, "application/senml+json"},
 		{dunlin.FormatJSON, `{}`, dunlin.ErrBadPayload, "no values"},
 		{dunlin.FormatJSON, `{"a":1,"a":2}`, dunlin.ErrBadPayload, `"a" twice`},
@@ -346,17 +369,7 @@ func TestRefusals(t *testing.T) {
 		{dunlin.FormatText, "inf", dunlin.ErrBadPayload, "number"},
 		{dunlin.FormatText, "", dunlin.ErrBadPayload, "number"},
 		{9999, "", dunlin.ErrFormat, "9999"},
-	} {
-		u := uplink("d", c.format)
-		before := u.Input
-		err := d.Decode(u, []byte(c.body))
-		if !errors.Is(err, c.is) || !strings.Contains(fmt.Sprint(err), c.says) {
-			t.Errorf("%.60s: got %v, want %v: %s", c.body, err, c.is, c.says)
-		}
-		if u.Kind != before.Kind || u.Records != nil || u.Payload != nil {
-			t.Errorf("%.60s: the uplink changed: %+v", c.body, u.Input)
-		}
-	}
+	})
 }
 
 func TestFormats(t *testing.T) {

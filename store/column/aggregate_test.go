@@ -22,22 +22,28 @@ func aggregate(t *rapid.T, b []byte, metrics []string, width time.Duration, from
 	return parts
 }
 
-// Aggregates are what one gets by counting the records, and parts of two blocks join to those of both.
+// bucketKey names an aggregate.
+type bucketKey struct {
+	start  dunlin.Time
+	metric string
+}
+
+// dense draws a block whose readings are near each other, so that buckets have several, and a width of buckets.
+func dense(t *rapid.T) ([]byte, time.Duration) {
+	var blocks [][]byte
+	for _, recs := range anyReports.Draw(t, "reports") {
+		for i := range recs {
+			recs[i].Time = t0 + (recs[i].Time-t0)%3600e6
+		}
+		blocks = append(blocks, report(recs...))
+	}
+	return merge(t, blocks...), time.Duration(rapid.SampledFrom([]int{1, 60, 600, 86400}).Draw(t, "seconds")) * time.Second
+}
+
 func TestAggregateCountsRecords(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var blocks [][]byte
-		for _, recs := range anyReports.Draw(t, "reports") {
-			for i := range recs { // near each other, so that buckets have several
-				recs[i].Time = t0 + (recs[i].Time-t0)%3600e6
-			}
-			blocks = append(blocks, report(recs...))
-		}
-		b := merge(t, blocks...)
-		width := time.Duration(rapid.SampledFrom([]int{1, 60, 600, 86400}).Draw(t, "seconds")) * time.Second
-		type key struct {
-			start  dunlin.Time
-			metric string
-		}
+		b, width := dense(t)
+		type key = bucketKey
 		want := map[key]dunlin.Bucket{}
 		sums := map[key]float64{}
 		for _, r := range decode(t, b) {
@@ -73,7 +79,15 @@ func TestAggregateCountsRecords(t *testing.T) {
 				t.Fatal("out of order")
 			}
 		}
-		// Cut anywhere, the parts join.
+	})
+}
+
+// Cut anywhere, the parts of a bucket join to the whole.
+func TestPartialsJoin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b, width := dense(t)
+		parts := aggregate(t, b, nil, width, 0, 0)
+		type key = bucketKey
 		cut := t0 + dunlin.Time(rapid.Int64Range(-3600e6, 3600e6).Draw(t, "cut"))
 		joined := map[key]*column.Partial{}
 		for _, p := range append(aggregate(t, b, nil, width, 0, cut), aggregate(t, b, nil, width, cut, 0)...) {
