@@ -69,7 +69,7 @@ func start(rt wazero.Runtime, m *module, l *Limits, config []byte, now dunlin.Ti
 	mod, err := rt.InstantiateModule(&in.ctx, m.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
 		// Its own start section ran with the fuel that the rewritten module begins with; the instance is gone.
-		return nil, failure("the module's start function: " + in.trapReason(err))
+		return nil, failure("the module's start function, or its fuel: " + in.trapReason(err))
 	}
 	in.mod, in.memory = mod, mod.Memory()
 	in.fuel = mod.ExportedGlobal(fuel.GlobalName).(api.MutableGlobal)
@@ -232,7 +232,9 @@ func (in *instance) trapReason(err error) string {
 	}
 	// "wasm error: unreachable\nwasm stack trace:\n\t.name(i32)\n\t…", or "stack overflow …".
 	msg, trace, _ := strings.Cut(err.Error(), "\n")
-	msg = strings.TrimPrefix(msg, "wasm error: ")
+	if i := strings.LastIndex(msg, "wasm error: "); i >= 0 {
+		msg = msg[i+len("wasm error: "):]
+	}
 	if i := strings.Index(msg, " (recovered by wazero)"); i >= 0 {
 		msg = msg[:i]
 	}

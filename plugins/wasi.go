@@ -245,14 +245,14 @@ func wasiRandom(in *instance, p []uint64) uint64 {
 	if in.fuel.Get() > 1<<63 { // the counter is negative: don't do the work that can't be paid for
 		return wasiInval
 	}
-	for i := range b {
-		if i&7 == 0 { // splitmix64
-			in.random += 0x9e3779b97f4a7c15
-		}
+	for len(b) > 0 { // splitmix64
+		in.random += 0x9e3779b97f4a7c15
 		z := in.random
 		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 		z = (z ^ z>>27) * 0x94d049bb133111eb
-		b[i] = byte((z ^ z>>31) >> (8 * (i & 7)))
+		var word [8]byte
+		binary.LittleEndian.PutUint64(word[:], z^z>>31)
+		b = b[copy(b, word[:]):]
 	}
 	return wasiOK
 }

@@ -164,8 +164,8 @@ func appendHeader(dst []byte, size int, kind Kind, flags uint16) []byte {
 }
 
 func pad(dst []byte) []byte {
-	for len(dst)&7 != 0 {
-		dst = append(dst, 0)
+	if n := Align(len(dst)); n != len(dst) {
+		return le.AppendUint64(dst, 0)[:n] // one append is less than a loop, for a guest above all
 	}
 	return dst
 }

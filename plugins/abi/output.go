@@ -5,7 +5,7 @@ import "math"
 // AppendGroup appends a KindGroup record: u32 index of the device in the input frame.
 func AppendGroup(dst []byte, index uint32) []byte {
 	dst = appendHeader(dst, HeaderSize+4, KindGroup, 0)
-	return pad(le.AppendUint32(dst, index))
+	return le.AppendUint64(dst, uint64(index)) // with its padding
 }
 
 // Group reads a KindGroup record.

@@ -66,7 +66,7 @@ const (
 const (
 	costEntry    = 4   // of a function, besides parameters, results and locals
 	costLoop     = 4   // of a pass over a loop's header
-	costMemory   = 2   // load, store
+	costMemory   = 3   // load, store
 	costCall     = 2   // besides the callee's entry
 	costIndirect = 6   //
 	costImport   = 150 // call of a host function

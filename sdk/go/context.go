@@ -19,11 +19,10 @@ type Context struct {
 	input    int    // of the device; −1 in Begin
 	received Time
 
-	start   int    // of the device's records in the answer
-	opened  bool   // the answer names the device
-	failed  bool   // a handler panicked or Fail was called
-	saved   bool   // state is to be written
-	state   []byte // what Save wrote; the buffer is kept
+	start   int  // of the device's records in the answer
+	opened  bool // the answer names the device
+	failed  bool // a handler panicked or Fail was called
+	saved   bool // what the guest's writer holds is the new state
 	inGroup bool
 }
 
@@ -51,9 +50,9 @@ func (c *Context) end() {
 		c.guest.p.End(c)
 	}
 	c.inGroup = false
-	if c.saved && !c.failed && !bytes.Equal(c.state, c.old) {
+	if state := c.guest.writer.b; c.saved && !c.failed && !bytes.Equal(state, c.old) {
 		c.open()
-		c.guest.out = abi.AppendText(c.guest.out, abi.KindState, 0, c.state)
+		c.guest.out = abi.AppendText(c.guest.out, abi.KindState, 0, state)
 	}
 }
 
@@ -163,5 +162,6 @@ func (c *Context) State() []byte { return c.old }
 
 // SetState makes b the device's new state, unless it is the old one. b is copied.
 func (c *Context) SetState(b []byte) {
-	c.state, c.saved = append(c.state[:0], b...), true
+	w := &c.guest.writer
+	w.b, c.saved = append(w.b[:0], b...), true
 }

@@ -79,7 +79,7 @@ func (g *Guest) configure(body []byte) (failure string) {
 // Nothing of frame is kept.
 func (g *Guest) Process(frame []byte) (out []byte, failed bool) {
 	g.out = g.out[:0]
-	g.ctx = Context{guest: g, state: g.ctx.state[:0], index: -1}
+	g.ctx = Context{guest: g, index: -1}
 	r := abi.NewReader(frame)
 	for {
 		done, err := g.run(&r)

@@ -16,9 +16,9 @@ func (c *Context) Load() *StateReader {
 
 // Save returns a writer of the device's new state. The state is written to disk whenever it changed: keep it small.
 func (c *Context) Save() *StateWriter {
-	c.state, c.saved = c.state[:0], true
+	c.saved = true
 	w := &c.guest.writer
-	w.b = &c.state
+	w.b = w.b[:0]
 	return w
 }
 
@@ -94,6 +94,14 @@ func (r *StateReader) Float32() float32 {
 	return math.Float32frombits(v)
 }
 
+// Float32s fills vs with what StateWriter.Float32s wrote, and returns how many there were for it.
+func (r *StateReader) Float32s(vs []float32) int {
+	n := min(len(vs), len(r.b)/4)
+	getFloat32s(vs[:n], r.b)
+	r.b = r.b[4*n:]
+	return n
+}
+
 // Text reads a string.
 func (r *StateReader) Text() string {
 	n := r.Uint()
@@ -107,10 +115,10 @@ func (r *StateReader) Text() string {
 }
 
 // StateWriter writes a device's state.
-type StateWriter struct{ b *[]byte }
+type StateWriter struct{ b []byte }
 
 // Byte writes a byte.
-func (w *StateWriter) Byte(v byte) { *w.b = append(*w.b, v) }
+func (w *StateWriter) Byte(v byte) { w.b = append(w.b, v) }
 
 // Bool writes a bool: 1 byte.
 func (w *StateWriter) Bool(v bool) {
@@ -122,26 +130,29 @@ func (w *StateWriter) Bool(v bool) {
 }
 
 // Uint writes an unsigned number: 1 byte below 128, at most 10.
-func (w *StateWriter) Uint(v uint64) { *w.b = binary.AppendUvarint(*w.b, v) }
+func (w *StateWriter) Uint(v uint64) { w.b = binary.AppendUvarint(w.b, v) }
 
 // Int writes a signed number: 1 byte from −64 to 63, at most 10.
 func (w *StateWriter) Int(v int64) { w.Uint(uint64(v)<<1 ^ uint64(v>>63)) }
 
 // Time writes a moment: 8 bytes.
-func (w *StateWriter) Time(v Time) { *w.b = binary.LittleEndian.AppendUint64(*w.b, uint64(v)) }
+func (w *StateWriter) Time(v Time) { w.b = binary.LittleEndian.AppendUint64(w.b, uint64(v)) }
 
 // Float writes a float64: 8 bytes.
 func (w *StateWriter) Float(v float64) {
-	*w.b = binary.LittleEndian.AppendUint64(*w.b, math.Float64bits(v))
+	w.b = binary.LittleEndian.AppendUint64(w.b, math.Float64bits(v))
 }
 
 // Float32 writes a float32: 4 bytes.
 func (w *StateWriter) Float32(v float32) {
-	*w.b = binary.LittleEndian.AppendUint32(*w.b, math.Float32bits(v))
+	w.b = binary.LittleEndian.AppendUint32(w.b, math.Float32bits(v))
 }
+
+// Float32s writes float32s: 4 bytes each. Write them last: how many there are is not written.
+func (w *StateWriter) Float32s(vs []float32) { w.b = appendFloat32s(w.b, vs) }
 
 // Text writes a string: its length and its bytes.
 func (w *StateWriter) Text(v string) {
 	w.Uint(uint64(len(v)))
-	*w.b = append(*w.b, v...)
+	w.b = append(w.b, v...)
 }

@@ -39,7 +39,8 @@ type coldChain struct {
 	metric, doorMetric *sdk.Metric
 	max, clearBelow    float64
 	samples            int
-	silent, doorOpen   time.Duration
+	silentAfter        time.Duration
+	openMax            time.Duration
 
 	mem memory
 }
@@ -64,8 +65,8 @@ func (c *coldChain) configure(cfg *sdk.Config) error {
 	c.clearBelow = cfg.Float("clear_below", c.max-1)
 	c.samples = cfg.Int("samples", 5)
 	c.doorMetric = cfg.Metric("door_metric", "door")
-	c.doorOpen = minutes("door_open_minutes", 3)
-	c.silent = minutes("silent_minutes", 15)
+	c.openMax = minutes("door_open_minutes", 3)
+	c.silentAfter = minutes("silent_minutes", 15)
 	switch {
 	case c.clearBelow > c.max:
 		return errors.New("setting clear_below must not be above max")
@@ -80,13 +81,13 @@ func (c *coldChain) configure(cfg *sdk.Config) error {
 func (c *coldChain) readings(ctx *sdk.Context, rs []sdk.Reading) {
 	m := &c.mem
 	m.lastSeen = ctx.Received()
-	if m.silent {
-		m.silent = false
+	if m.is(silent) {
+		m.unset(silent)
 		ctx.Clear("silent")
 	}
-	if c.silent > 0 && !m.watched {
-		m.watched = true
-		ctx.SetTimer(timerSilent, m.lastSeen.Add(c.silent))
+	if c.silentAfter > 0 && !m.is(watched) {
+		m.set(watched)
+		ctx.SetTimer(timerSilent, m.lastSeen.Add(c.silentAfter))
 	}
 	for i := range rs {
 		switch r := &rs[i]; {
@@ -101,35 +102,35 @@ func (c *coldChain) readings(ctx *sdk.Context, rs []sdk.Reading) {
 func (c *coldChain) temperature(ctx *sdk.Context, v float64) {
 	m := &c.mem
 	m.push(float32(v), c.samples)
-	if int(m.n) < c.samples {
+	if m.n < c.samples {
 		return // too early to tell
 	}
 	mean := m.mean()
 	switch {
-	case !m.warm && mean > c.max:
-		m.warm = true
+	case !m.is(warm) && mean > c.max:
+		m.set(warm)
 		ctx.Alert("too-warm", sdk.Major, "mean of the last "+strconv.Itoa(c.samples)+" readings is "+
 			celsius(mean)+", the limit "+celsius(c.max), mean)
-	case m.warm && mean < c.clearBelow:
-		m.warm = false
+	case m.is(warm) && mean < c.clearBelow:
+		m.unset(warm)
 		ctx.Clear("too-warm")
 	}
 }
 
 func (c *coldChain) door(ctx *sdk.Context, open bool) {
 	m := &c.mem
-	if open == m.open || c.doorOpen <= 0 {
+	if open == m.is(doorOpen) || c.openMax <= 0 {
 		return
 	}
-	m.open = open
+	m.flags ^= doorOpen
 	if open {
 		m.openSince = ctx.Received()
-		ctx.SetTimer(timerDoor, m.openSince.Add(c.doorOpen))
+		ctx.SetTimer(timerDoor, m.openSince.Add(c.openMax))
 		return
 	}
 	ctx.CancelTimer(timerDoor)
-	if m.doorTold {
-		m.doorTold = false
+	if m.is(doorTold) {
+		m.unset(doorTold)
 		ctx.Clear("door-open")
 	}
 }
@@ -139,24 +140,26 @@ func (c *coldChain) timer(ctx *sdk.Context, name string) {
 	now := ctx.Received()
 	switch name {
 	case timerSilent:
-		due := m.lastSeen.Add(c.silent)
-		m.watched = c.silent > 0 && due > now
+		due := m.lastSeen.Add(c.silentAfter)
+		m.unset(watched)
 		switch {
-		case m.watched:
+		case c.silentAfter <= 0:
+		case due > now:
+			m.set(watched)
 			ctx.SetTimer(timerSilent, due)
-		case c.silent > 0 && !m.silent:
-			m.silent = true
-			ctx.Alert("silent", sdk.Warning, "not heard of for "+minutes(c.silent), sdk.NoValue())
+		case !m.is(silent):
+			m.set(silent)
+			ctx.Alert("silent", sdk.Warning, "not heard of for "+minutes(c.silentAfter), sdk.NoValue())
 		}
 	case timerDoor:
-		due := m.openSince.Add(c.doorOpen)
+		due := m.openSince.Add(c.openMax)
 		switch {
-		case !m.open || m.doorTold || c.doorOpen <= 0:
+		case !m.is(doorOpen) || m.is(doorTold) || c.openMax <= 0:
 		case due > now:
 			ctx.SetTimer(timerDoor, due)
 		default:
-			m.doorTold = true
-			ctx.Alert("door-open", sdk.Warning, "the door is open for "+minutes(c.doorOpen), sdk.NoValue())
+			m.set(doorTold)
+			ctx.Alert("door-open", sdk.Warning, "the door is open for "+minutes(c.openMax), sdk.NoValue())
 		}
 	}
 }

@@ -2,68 +2,69 @@ package main
 
 import sdk "github.com/dunlin-iot/dunlin/sdk/go"
 
-// memory is what the plugin knows of a device: at most 52 bytes, 39 with the usual 5 samples.
+// memory is what the plugin knows of a device: 19 bytes and 4 for each sample, 39 with the usual 5.
 type memory struct {
+	flags     flag
+	next      uint8 // where the next sample goes
 	lastSeen  sdk.Time
 	openSince sdk.Time
-	warm      bool // too-warm is raised
-	silent    bool // silent is raised
-	watched   bool // the timer of silence is armed
-	open      bool // the door is
-	doorTold  bool // door-open is raised
-	n         uint8
-	samples   [samplesMax]float32 // oldest first
+	n         int                 // samples that there are
+	samples   [samplesMax]float32 // the last ones, in a ring
 }
+
+// flag is a set of what is so about a device.
+type flag uint8
+
+const (
+	warm     flag = 1 << iota // too-warm is raised
+	silent                    // silent is raised
+	watched                   // the timer of silence is armed
+	doorOpen                  // the door is open
+	doorTold                  // door-open is raised
+)
+
+func (m *memory) is(f flag) bool { return m.flags&f != 0 }
+func (m *memory) set(f flag)     { m.flags |= f }
+func (m *memory) unset(f flag)   { m.flags &^= f }
 
 // stateVersion is the first byte of a state.
 const stateVersion = 1
 
 func (m *memory) load(r *sdk.StateReader) {
-	*m = memory{}
-	if r.Byte() != stateVersion {
-		return // new to us
+	if r.Byte() != stateVersion { // new to us
+		*m = memory{}
+		return
 	}
-	flags := r.Byte()
-	m.warm, m.silent, m.watched = flags&1 != 0, flags&2 != 0, flags&4 != 0
-	m.open, m.doorTold = flags&8 != 0, flags&16 != 0
+	m.flags, m.next = flag(r.Byte()), r.Byte()
 	m.lastSeen, m.openSince = r.Time(), r.Time()
-	m.n = min(r.Byte(), samplesMax)
-	for i := range m.n {
-		m.samples[i] = r.Float32()
-	}
+	m.n = r.Float32s(m.samples[:])
 }
 
 func (m *memory) save(w *sdk.StateWriter) {
-	flags := byte(0)
-	for i, set := range [...]bool{m.warm, m.silent, m.watched, m.open, m.doorTold} {
-		if set {
-			flags |= 1 << i
-		}
-	}
 	w.Byte(stateVersion)
-	w.Byte(flags)
+	w.Byte(byte(m.flags))
+	w.Byte(m.next)
 	w.Time(m.lastSeen)
 	w.Time(m.openSince)
-	w.Byte(m.n)
-	for i := range m.n {
-		w.Float32(m.samples[i])
-	}
+	w.Float32s(m.samples[:m.n])
 }
 
-// push adds a sample and keeps the newest most.
+// push adds a sample and keeps the last most of them.
 func (m *memory) push(v float32, most int) {
-	if over := int(m.n) + 1 - most; over > 0 {
-		copy(m.samples[:], m.samples[over:m.n])
-		m.n -= uint8(over)
+	if m.n > most || int(m.next) >= most {
+		m.n, m.next = min(m.n, most), 0 // the setting was lowered
 	}
-	m.samples[m.n] = v
-	m.n++
+	m.samples[m.next] = v
+	m.n = max(m.n, int(m.next)+1)
+	if m.next++; int(m.next) >= most {
+		m.next = 0
+	}
 }
 
 func (m *memory) mean() float64 {
-	sum := 0.0
-	for i := range m.n {
-		sum += float64(m.samples[i])
+	sum := float32(0)
+	for _, v := range m.samples[:m.n] {
+		sum += v
 	}
-	return sum / float64(m.n)
+	return float64(sum) / float64(m.n)
 }

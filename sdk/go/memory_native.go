@@ -1,0 +1,32 @@
+//go:build !wasm
+
+package sdk
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/dunlin-iot/dunlin/plugins/abi"
+)
+
+// readings returns the readings of a telemetry record, on processors of any byte order.
+func readings(raw []byte) []abi.Reading {
+	rs := make([]abi.Reading, len(raw)/abi.ReadingSize)
+	for i := range rs {
+		rs[i] = abi.ReadingAt(raw, i)
+	}
+	return rs
+}
+
+func getFloat32s(vs []float32, b []byte) {
+	for i := range vs {
+		vs[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+}
+
+func appendFloat32s(b []byte, vs []float32) []byte {
+	for _, v := range vs {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
