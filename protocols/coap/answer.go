@@ -180,6 +180,12 @@ func shortText(err error) string {
 	return ""
 }
 
-func criticalText(id message.OptionID) string {
-	return "option " + strconv.Itoa(int(id)) + " is not understood, or malformed"
+// badOption refuses a critical option that means nothing to us: with 4.02, or, in a non-confirmable request, with a Reset
+// (RFC 7252 §5.4.1).
+func (rd *reader) badOption(in *inbound, id message.OptionID) {
+	if in.Type == message.NonConfirmable {
+		rd.m.Reject(in.Request)
+		return
+	}
+	rd.refuse(in, codes.BadOption, "option "+strconv.Itoa(int(id))+" is not understood, or malformed")
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/plgd-dev/go-coap/v3/message"
 	"github.com/plgd-dev/go-coap/v3/message/codes"
+	"go.uber.org/goleak"
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/protocols/payload"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 		benchClient(spec)
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 const benchPayload = `[{"bn":"dev-%02d/","bt":1700000000,"n":"temperature","u":"Cel","v":21.5},{"n":"humidity","u":"%%RH","v":40.25},` +

@@ -30,7 +30,7 @@ func (rd *reader) core(in *inbound) {
 		rd.refuse(in, codes.NotAcceptable, "format is 40")
 		return
 	case in.block1.set:
-		rd.refuse(in, codes.BadOption, criticalText(message.Block1))
+		rd.badOption(in, message.Block1)
 		return
 	case in.block2.set && in.block2.szx == 7:
 		rd.refuse(in, codes.BadRequest, "block size 7 is reserved")

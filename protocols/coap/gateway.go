@@ -38,7 +38,7 @@ type Config struct {
 	PayloadBytesMax int // of one uplink; larger ones are answered 4.13; default 4 KiB, at most 60,000
 
 	// The following are bounds of the whole gateway; a reader gets its share.
-	PeersMax         int // endpoints remembered, about 300 B each; default 131,072
+	PeersMax         int // endpoints remembered, about 250 B each; default 131,072
 	ExchangesMax     int // requests in work or not yet acknowledged by their peer; more are answered 5.03; default 32,768
 	PeerExchangesMax int // of these, of one endpoint; default 256
 	SeenMax          int // messages remembered to recognise duplicates, 72 B each; default 131,072
@@ -76,7 +76,7 @@ type Gateway struct {
 	start   time.Time // the zero of the readers' monotonic time
 	hashKey [32]byte  // of remembered logins
 	jobs    chan *job
-	readers []*reader
+	readers atomic.Pointer[[]*reader] // set by Listen
 	closing atomic.Bool
 	drained atomic.Int64 // time.Duration since start at which draining ends
 }
@@ -133,7 +133,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, deps: deps, log: cfg.Log, start: time.Now(), jobs: make(chan *job, cfg.JobsMax)}
 	_, _ = rand.Read(g.hashKey[:]) // never fails since Go 1.24
 	if cfg.Metrics != nil {
-		if err := cfg.Metrics.Register(collector{g}); err != nil {
+		if err := cfg.Metrics.Register(newCollector(g)); err != nil {
 			return nil, fmt.Errorf("coap gateway: metrics: %w", err)
 		}
 	}
@@ -149,10 +149,20 @@ func (g *Gateway) Listen() error {
 	if err != nil {
 		return fmt.Errorf("coap gateway: listen on %s: %w", g.cfg.Addr, err)
 	}
+	var readers []*reader
 	for _, s := range sockets {
 		var seed [8]byte
 		_, _ = rand.Read(seed[:])
-		g.readers = append(g.readers, newReader(g, s, len(sockets), binary.LittleEndian.Uint64(seed[:])))
+		readers = append(readers, newReader(g, s, len(sockets), binary.LittleEndian.Uint64(seed[:])))
+	}
+	g.readers.Store(&readers)
+	return nil
+}
+
+// listening returns the readers; none before Listen.
+func (g *Gateway) listening() []*reader {
+	if p := g.readers.Load(); p != nil {
+		return *p
 	}
 	return nil
 }
@@ -163,16 +173,16 @@ func datagramBytesMax(payload int) int { return payload + 1024 }
 
 // Addr returns the address that Listen bound.
 func (g *Gateway) Addr() net.Addr {
-	if len(g.readers) == 0 {
-		return nil
+	if all := g.listening(); len(all) > 0 {
+		return all[0].sock.localAddr()
 	}
-	return g.readers[0].sock.localAddr()
+	return nil
 }
 
 // Serve answers datagrams until ctx ends, then new requests with 5.03 until those in work are answered or DrainTimeout is
 // over. It closes the sockets and returns when everything it started has ended; a Gateway serves once.
 func (g *Gateway) Serve(ctx context.Context) error {
-	if len(g.readers) == 0 {
+	if len(g.listening()) == 0 {
 		if err := g.Listen(); err != nil {
 			return err
 		}
@@ -183,7 +193,7 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	for range g.cfg.Workers {
 		workers.Go(func() { g.work(jobs) })
 	}
-	for _, rd := range g.readers {
+	for _, rd := range g.listening() {
 		readers.Go(rd.run)
 	}
 	stop := context.AfterFunc(ctx, g.close)
@@ -194,10 +204,10 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	cancel(dunlin.ErrUnavailable)
 	close(g.jobs) // its only senders, the readers, have ended
 	workers.Wait()
-	for _, rd := range g.readers {
+	for _, rd := range g.listening() {
 		rd.sock.close()
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil { // a reader has logged why
 		return fmt.Errorf("coap gateway: %w: its sockets failed", dunlin.ErrUnavailable)
 	}
 	return nil
@@ -207,7 +217,7 @@ func (g *Gateway) Serve(ctx context.Context) error {
 func (g *Gateway) close() {
 	g.drained.Store(int64(g.now() + g.cfg.DrainTimeout))
 	g.closing.Store(true)
-	for _, rd := range g.readers {
+	for _, rd := range g.listening() {
 		rd.wake()
 	}
 }

@@ -1,8 +1,6 @@
 package coap
 
 import (
-	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,10 +64,12 @@ func newReader(g *Gateway, s *socket, readers int, seed uint64) *reader {
 }
 
 // run serves the socket until the gateway has drained or the socket fails. The socket calls turn with what it has received,
-// and sleep and woke around its waits.
+// and sleep and woke around its waits. A failure ends the whole gateway: the kernel would go on giving this socket its
+// share of the peers.
 func (rd *reader) run() {
-	if err := rd.sock.serve(rd); err != nil && !errors.Is(err, net.ErrClosed) {
+	if err := rd.sock.serve(rd); err != nil {
 		rd.g.log.Error("coap socket failed", "error", err)
+		rd.g.close()
 	}
 }
 
@@ -185,12 +185,13 @@ func (rd *reader) push(c *call) {
 	rd.wake()
 }
 
+// send publishes the counters, so that who has its answer finds itself counted, and writes what there is to send.
 func (rd *reader) send() {
+	rd.publish.Lock()
+	rd.publish.stats, rd.publish.lost = rd.m.Stats(), rd.lost
+	rd.publish.Unlock()
 	if out := rd.m.Output(); len(out) > 0 {
 		rd.lost += uint64(rd.sock.send(out))
 		rd.m.Sent()
 	}
-	rd.publish.Lock()
-	rd.publish.stats, rd.publish.lost = rd.m.Stats(), rd.lost
-	rd.publish.Unlock()
 }

@@ -176,10 +176,8 @@ func (rd *reader) handle(r *endpoint.Request) {
 	switch {
 	case r.Crowded:
 		rd.refuse(in, codes.BadOption, "too many options")
-	case in.critical != 0 && r.Type == message.NonConfirmable:
-		rd.m.Reject(r) // §5.4.1
 	case in.critical != 0:
-		rd.refuse(in, codes.BadOption, criticalText(in.critical))
+		rd.badOption(in, in.critical)
 	case in.proxy:
 		rd.refuse(in, codes.ProxyingNotSupported, "")
 	case r.Code > codes.DELETE:

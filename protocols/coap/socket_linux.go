@@ -218,16 +218,19 @@ func (s *socket) receive(fd uintptr) error {
 	s.got = 0
 	// MSG_TRUNC makes the length that of the datagram, also where the buffer was shorter. The call never waits and takes a
 	// few microseconds, so the scheduler need not be told of it (a waking sysmon would cost as much as the call).
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.in.hdrs[0])), batchMax,
-		unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
-	switch errno {
-	case 0:
-		s.got = int(n)
-	case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED:
-	default:
-		return os.NewSyscallError("recvmmsg", errno)
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.in.hdrs[0])), batchMax,
+			unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
+		switch errno {
+		case 0:
+			s.got = int(n)
+		case unix.EINTR:
+			continue // the poller won't tell of these datagrams again
+		case unix.EBADF, unix.ENOTSOCK, unix.EINVAL, unix.EFAULT:
+			return os.NewSyscallError("recvmmsg", errno)
+		}
+		return nil // nothing there, or a passing trouble (ICMP errors, no memory) of which UDP need not know
 	}
-	return nil
 }
 
 func (s *socket) prepare(i int) {

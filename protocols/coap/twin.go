@@ -18,7 +18,7 @@ func (rd *reader) twin(in *inbound) {
 		rd.refuse(in, codes.NotAcceptable, "formats are 110, 112, 50, 60")
 		return
 	case in.block1.set:
-		rd.refuse(in, codes.BadOption, criticalText(message.Block1))
+		rd.badOption(in, message.Block1)
 		return
 	case in.block2.set && in.block2.szx == 7:
 		rd.refuse(in, codes.BadRequest, "block size 7 is reserved")
