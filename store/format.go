@@ -1,0 +1,136 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// FormatVersion is the version of the data folder that this build writes. It reads all versions up to this.
+const FormatVersion = 1
+
+const (
+	formatFile   = "FORMAT"
+	lockFile     = "LOCK"
+	formatMagic  = "dunlin data folder"
+	formatMaxLen = 64 << 10
+)
+
+// Identity says whose data a folder holds. An empty field of Config.Identity takes what the folder says.
+type Identity struct {
+	Cluster string `json:"cluster"`
+	Node    string `json:"node"`
+	Shards  int    `json:"shards"`
+}
+
+// folderFormat is the FORMAT file.
+type folderFormat struct {
+	Magic   string `json:"is"`
+	Version int    `json:"version"`
+	Identity
+}
+
+// claimFolder makes dir ours, or finds that it is: it creates the folder and its FORMAT, or checks the one that is there.
+func claimFolder(fsys vfs.FS, dir string, want Identity) (Identity, error) {
+	have, found, err := readFormat(fsys, dir)
+	if err != nil {
+		return Identity{}, err
+	}
+	if found {
+		return have.Identity, have.check(dir, want)
+	}
+	names, err := fsys.List(dir)
+	if err != nil {
+		return Identity{}, fmt.Errorf("store: list %s: %w", dir, err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return n == lockFile || strings.HasPrefix(n, formatFile+".") })
+	if len(names) > 0 {
+		return Identity{}, fmt.Errorf("store: %s has no %s but %q in it, so it is not dunlin's: name an empty or new folder as data folder",
+			dir, formatFile, names[0])
+	}
+	return want, writeFormat(fsys, dir, folderFormat{Magic: formatMagic, Version: FormatVersion, Identity: want})
+}
+
+// check refuses a folder of another time, cluster or node, and says what to do about it.
+func (f *folderFormat) check(dir string, want Identity) error {
+	switch {
+	case f.Magic != formatMagic:
+		return fmt.Errorf("store: %s in %s is not dunlin's: name an empty or new folder as data folder", formatFile, dir)
+	case f.Version > FormatVersion:
+		return fmt.Errorf("store: %s has format %d, written by a newer dunlin; this one knows formats up to %d: start the newer dunlin, or name another folder",
+			dir, f.Version, FormatVersion)
+	case f.Version < 1 || f.Shards < 1:
+		return fmt.Errorf("store: %s in %s is damaged (version %d, %d shards): restore it from a backup", formatFile, dir, f.Version, f.Shards)
+	case want.Cluster != "" && f.Cluster != want.Cluster:
+		return fmt.Errorf("store: %s belongs to cluster %q, this node to %q: correct the cluster's name, or name another folder", dir, f.Cluster, want.Cluster)
+	case want.Node != "" && f.Node != want.Node:
+		return fmt.Errorf("store: %s belongs to node %q, this is %q: correct the node's name, or name another folder; two nodes must never share one",
+			dir, f.Node, want.Node)
+	case want.Shards != 0 && f.Shards != want.Shards:
+		return fmt.Errorf("store: %s has %d shards, the configuration says %d: shards are fixed when a cluster is first started; configure %d",
+			dir, f.Shards, want.Shards, f.Shards)
+	}
+	return nil
+}
+
+func readFormat(fsys vfs.FS, dir string) (*folderFormat, bool, error) {
+	name := fsys.PathJoin(dir, formatFile)
+	file, err := fsys.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("store: open %s: %w", name, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(file, formatMaxLen))
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, false, fmt.Errorf("store: read %s: %w", name, err)
+	}
+	f := &folderFormat{}
+	if err := json.Unmarshal(b, f); err != nil {
+		return nil, false, fmt.Errorf("store: %s is not readable (%w): name an empty or new folder as data folder, or restore the file", name, err)
+	}
+	return f, true, nil
+}
+
+// writeFormat leaves either no FORMAT or a whole one, whatever moment the power fails.
+func writeFormat(fsys vfs.FS, dir string, f folderFormat) error {
+	b, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, name := fsys.PathJoin(dir, formatFile+".new"), fsys.PathJoin(dir, formatFile)
+	file, err := fsys.Create(tmp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return fmt.Errorf("store: create %s: %w", tmp, err)
+	}
+	_, err = file.Write(append(b, '\n'))
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("store: write %s: %w", tmp, err)
+	}
+	if err := fsys.Rename(tmp, name); err != nil {
+		return fmt.Errorf("store: rename %s: %w", tmp, err)
+	}
+	return syncFolder(fsys, dir)
+}
+
+// syncFolder makes the names in dir last.
+func syncFolder(fsys vfs.FS, dir string) error {
+	d, err := fsys.OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("store: open %s: %w", dir, err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("store: sync %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package store
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/entry"
+	"github.com/dunlin-iot/dunlin/store/column"
+)
+
+// mergerName is on disk: a folder written with another one cannot be opened.
+const mergerName = "dunlin.1"
+
+// opVersion is the first byte of the operands that this file defines; column's blocks have their own.
+const opVersion = 1
+
+// newMerger returns the one merge operator of the state engine. The table in the key says what the operands are.
+func newMerger() *pebble.Merger {
+	return &pebble.Merger{Name: mergerName, Merge: func(key, value []byte) (pebble.ValueMerger, error) {
+		f := &fold{}
+		if len(key) < keyHead {
+			return nil, errKey
+		}
+		switch key[2] {
+		case tabDevice:
+			f.merge = mergeStates
+		case tabReadings:
+			f.merge = mergeBlocks
+		case tabDead:
+			f.merge = mergeDead
+		default:
+			return nil, fmt.Errorf("%w: merge operand in table %#x", dunlin.ErrInvalid, key[2])
+		}
+		f.add(value)
+		return f, nil
+	}}
+}
+
+// fold collects the operands of one key. Pebble gives them either all from old to new or all from new to old.
+type fold struct {
+	merge func(oldestFirst [][]byte, final bool) ([]byte, error)
+	arena []byte // of all operands
+	ends  []int
+	older bool // they come from new to old
+	room  [4]int
+}
+
+func (f *fold) add(v []byte) {
+	if f.ends == nil {
+		f.ends = f.room[:0]
+	}
+	f.arena = append(f.arena, v...)
+	f.ends = append(f.ends, len(f.arena))
+}
+
+// MergeNewer implements pebble.ValueMerger.
+func (f *fold) MergeNewer(value []byte) error { f.add(value); return nil }
+
+// MergeOlder implements pebble.ValueMerger.
+func (f *fold) MergeOlder(value []byte) error { f.older = true; f.add(value); return nil }
+
+// Finish implements pebble.ValueMerger. With includesBase there is nothing older than the operands.
+func (f *fold) Finish(includesBase bool) ([]byte, io.Closer, error) {
+	ops := make([][]byte, 0, len(f.ends))
+	start := 0
+	for _, end := range f.ends {
+		ops = append(ops, f.arena[start:end:end])
+		start = end
+	}
+	if f.older {
+		slices.Reverse(ops)
+	}
+	v, err := f.merge(ops, includesBase)
+	return v, nil, err
+}
+
+func mergeBlocks(ops [][]byte, _ bool) ([]byte, error) {
+	if len(ops) == 1 {
+		return ops[0], nil
+	}
+	return column.Merge(nil, ops)
+}
+
+// A device state operand:
+//
+//	┌─────────┬───────┬───────────────────┐
+//	│ version │ flags │ entry.AppendState │
+//	└─────────┴───────┴───────────────────┘
+//
+// Its alerts are sorted by rule and key and its timers by name, so that folding in any grouping makes the same bytes.
+const stateTombs = 1 << 0 // has cleared alerts or cancelled timers, which a whole state must not
+
+func appendState(dst []byte, s *dunlin.DeviceState) []byte {
+	sortState(s)
+	var flags byte
+	for i := range s.Alerts {
+		if s.Alerts[i].State == dunlin.AlertCleared {
+			flags |= stateTombs
+		}
+	}
+	for i := range s.Timers {
+		if s.Timers[i].Due == 0 {
+			flags |= stateTombs
+		}
+	}
+	return entry.AppendState(append(dst, opVersion, flags), s)
+}
+
+// sortState brings s into the canonical order without touching slices that s shares with a Change.
+func sortState(s *dunlin.DeviceState) {
+	byRule := func(a, b dunlin.Alert) int {
+		return cmp.Or(strings.Compare(a.Rule, b.Rule), strings.Compare(a.Key, b.Key))
+	}
+	if len(s.Alerts) > 1 && !slices.IsSortedFunc(s.Alerts, byRule) {
+		s.Alerts = slices.Clone(s.Alerts)
+		slices.SortStableFunc(s.Alerts, byRule)
+	}
+	byName := func(a, b dunlin.TimerSet) int { return strings.Compare(a.Name, b.Name) }
+	if len(s.Timers) > 1 && !slices.IsSortedFunc(s.Timers, byName) {
+		s.Timers = slices.Clone(s.Timers)
+		slices.SortStableFunc(s.Timers, byName)
+	}
+	byStage := func(a, b dunlin.StageState) int { return cmp.Compare(a.Stage, b.Stage) }
+	if len(s.Plugins) > 1 && !slices.IsSortedFunc(s.Plugins, byStage) {
+		s.Plugins = slices.Clone(s.Plugins)
+		slices.SortStableFunc(s.Plugins, byStage)
+	}
+}
+
+func decodeState(op []byte) (s *dunlin.DeviceState, tombs bool, err error) {
+	if len(op) < 2 || op[0] != opVersion {
+		return nil, false, fmt.Errorf("%w: device state operand of %d bytes", dunlin.ErrInvalid, len(op))
+	}
+	s, err = entry.DecodeState(op[2:])
+	return s, op[1]&stateTombs != 0, err
+}
+
+func mergeStates(ops [][]byte, final bool) ([]byte, error) {
+	if len(ops) == 1 && (!final || len(ops[0]) > 1 && ops[0][1]&stateTombs == 0) {
+		return ops[0], nil
+	}
+	var s dunlin.DeviceState
+	for _, op := range ops {
+		delta, _, err := decodeState(op)
+		if err != nil {
+			return nil, err
+		}
+		s.Merge(delta, final)
+	}
+	return appendState(nil, &s), nil
+}
+
+// A dead letters operand is a version byte and then the letters, oldest first, each a uvarint length and an entry (see
+// appendLetter). A row keeps the newest deadPerDevice of them, as long as they fit deadBytesMax.
+const (
+	deadPerDevice = 100
+	deadBytesMax  = 128 << 10
+)
+
+func mergeDead(ops [][]byte, _ bool) ([]byte, error) {
+	if len(ops) == 1 {
+		return ops[0], nil
+	}
+	var letters [][]byte
+	for _, op := range ops {
+		var err error
+		if letters, err = cutLetters(letters, op); err != nil {
+			return nil, err
+		}
+	}
+	return appendLetters(nil, letters), nil
+}
+
+// appendLetters keeps what the bounds allow, the newest in any case.
+func appendLetters(dst []byte, letters [][]byte) []byte {
+	from, size := len(letters), 0
+	for from > 0 && len(letters)-from < deadPerDevice {
+		size += len(letters[from-1])
+		if size > deadBytesMax && from < len(letters) {
+			break
+		}
+		from--
+	}
+	dst = append(dst, opVersion)
+	for _, l := range letters[from:] {
+		dst = binary.AppendUvarint(dst, uint64(len(l)))
+		dst = append(dst, l...)
+	}
+	return dst
+}
+
+func cutLetters(dst [][]byte, op []byte) ([][]byte, error) {
+	if len(op) == 0 || op[0] != opVersion {
+		return nil, fmt.Errorf("%w: dead letters operand of %d bytes", dunlin.ErrInvalid, len(op))
+	}
+	for b := op[1:]; len(b) > 0; {
+		size, n := binary.Uvarint(b)
+		if n <= 0 || size > uint64(len(b)-n) {
+			return nil, fmt.Errorf("%w: dead letters operand of %d bytes", dunlin.ErrInvalid, len(op))
+		}
+		dst = append(dst, b[n:n+int(size)])
+		b = b[n+int(size):]
+	}
+	return dst, nil
+}

@@ -1,0 +1,282 @@
+package store
+
+import (
+	"math"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+const (
+	segCreated = 1 << 0
+	segDomain  = 1 << 1 // another domain than the device's last, or its first
+	segInputs  = 1 << 2 // another number of inputs
+	segStages  = 1 << 3 // another number of stages
+	segAlerts  = 1 << 4
+	segTimers  = 1 << 5
+)
+
+func (w *segmentWalk) change(e *dunlin.Entry, c *dunlin.Change) {
+	d := w.device(&c.DeviceKey)
+	var flags uint8
+	if !w.reading {
+		flags = w.changeFlags(d, c)
+	}
+	w.byte(colChange, &flags)
+	c.Created = flags&segCreated != 0
+	if flags&segDomain != 0 {
+		s := string(c.Domain)
+		d.domain = w.name(&s)
+		c.Domain = dunlin.DomainID(s)
+	} else if w.reading && d.domain >= 0 && d.domain < len(w.names) {
+		c.Domain = dunlin.DomainID(w.names[d.domain])
+	}
+	if flags&segInputs != 0 {
+		w.length(colChange, &d.inputs, len(c.Inputs))
+	}
+	if flags&segStages != 0 {
+		w.length(colChange, &d.stages, len(c.Stages))
+	}
+	step := int64(c.Version - d.version - uint64(d.inputs))
+	w.int(colVersion, &step)
+	d.version += uint64(d.inputs) + uint64(step)
+	c.Version = d.version
+	if w.reading && w.roomFor(colInput, d.inputs) && w.roomFor(colStage, d.stages) {
+		c.Inputs, c.Stages = makeList[dunlin.Input](d.inputs), makeList[dunlin.StageResult](d.stages)
+	}
+	base := e.At
+	for i := range c.Inputs {
+		w.input(e, d, &c.Inputs[i])
+		base = c.Inputs[i].Received
+	}
+	for i := range c.Stages {
+		w.stage(d, &c.Stages[i], base)
+	}
+	if flags&segAlerts != 0 {
+		got := w.rare(&dunlin.Entry{At: e.At, Changes: []dunlin.Change{{DeviceKey: c.DeviceKey, Domain: c.Domain, Alerts: c.Alerts}}})
+		if w.reading && len(got.Changes) == 1 {
+			c.Alerts = got.Changes[0].Alerts
+		}
+	}
+	if flags&segTimers != 0 {
+		w.timers(d, c, base)
+	}
+}
+
+func (w *segmentWalk) changeFlags(d *deviceTrack, c *dunlin.Change) (flags uint8) {
+	if c.Created {
+		flags |= segCreated
+	}
+	if d.domain < 0 || w.names[d.domain] != string(c.Domain) {
+		flags |= segDomain
+	}
+	if len(c.Inputs) != d.inputs {
+		flags |= segInputs
+	}
+	if len(c.Stages) != d.stages {
+		flags |= segStages
+	}
+	if len(c.Alerts) > 0 {
+		flags |= segAlerts
+	}
+	if len(c.Timers) > 0 {
+		flags |= segTimers
+	}
+	return flags
+}
+
+// length carries a length into *n. What it makes room for is checked by roomFor.
+func (w *segmentWalk) length(col int, n *int, is int) {
+	u := uint64(is)
+	w.uint(col, &u)
+	if u > segmentBytesMax {
+		w.fail(col)
+		u = 0
+	}
+	*n = int(u)
+}
+
+// roomFor checks that n elements of a list, each of which has at least a byte of col, can still come.
+func (w *segmentWalk) roomFor(col, n int) bool {
+	if n > len(w.cols[col]) {
+		w.fail(col)
+	}
+	return w.err == nil
+}
+
+func makeList[T any](n int) []T {
+	if n == 0 {
+		return nil
+	}
+	return make([]T, n)
+}
+
+const (
+	inFormat  = 1 << 0 // is not SenML JSON
+	inMessage = 1 << 1
+	inSender  = 1 << 2
+	inPayload = 1 << 3
+	inTimer   = 1 << 4
+)
+
+func (w *segmentWalk) input(e *dunlin.Entry, d *deviceTrack, in *dunlin.Input) {
+	var has uint8
+	if in.Format != dunlin.FormatSenMLJSON {
+		has |= inFormat
+	}
+	if in.MessageID != 0 {
+		has |= inMessage
+	}
+	if in.Sender != "" {
+		has |= inSender
+	}
+	if len(in.Payload) > 0 {
+		has |= inPayload
+	}
+	if in.Timer != "" {
+		has |= inTimer
+	}
+	w.byte(colInput, &has)
+	w.byte(colInput, (*uint8)(&in.Kind))
+	w.byte(colInput, (*uint8)(&in.Flags))
+	w.time(colReceived, &in.Received, e.At)
+	format := uint64(dunlin.FormatSenMLJSON)
+	if has&inFormat != 0 {
+		format = uint64(in.Format)
+		w.uint(colInput, &format)
+	}
+	in.Format = dunlin.ContentFormat(format)
+	if has&inMessage != 0 {
+		w.fixed(colMessage, &in.MessageID, 8)
+	}
+	if has&inSender != 0 {
+		w.name(&in.Sender)
+	}
+	if has&inPayload != 0 {
+		w.bytes(colBytes, &in.Payload)
+	}
+	if has&inTimer != 0 {
+		w.name(&in.Timer)
+	}
+	d.hint = 0
+	w.records(colInput, d, &in.Records, in.Received)
+}
+
+func (w *segmentWalk) records(col int, d *deviceTrack, recs *[]dunlin.Record, prev dunlin.Time) {
+	n := len(*recs)
+	w.count(col, colSeries, &n)
+	if w.reading {
+		*recs = makeList[dunlin.Record](n)
+	}
+	for i := range *recs {
+		r := &(*recs)[i]
+		s, odd := w.seriesOf(d, r)
+		w.time(colTime, &r.Time, prev)
+		prev = r.Time
+		text := r.Kind == dunlin.Text || r.Kind == dunlin.Data
+		last := d.decimals(s)
+		if !text || odd {
+			w.number(s, &r.Num, last)
+		}
+		if text || odd {
+			w.string(colBytes, &r.Str)
+		}
+	}
+}
+
+func (w *segmentWalk) seriesOf(d *deviceTrack, r *dunlin.Record) (place int, odd bool) {
+	i, known := 0, false
+	s := series{r.Metric, r.Unit, r.Kind}
+	if !w.reading {
+		text := r.Kind == dunlin.Text || r.Kind == dunlin.Data
+		if text && math.Float64bits(r.Num) != 0 || !text && r.Str != "" {
+			s.kind |= seriesOdd
+		}
+		// A device mostly reports the same series in the same order.
+		if i = d.guess(); i < len(w.series) && w.series[i] == s {
+			known = true
+		} else {
+			i, known = w.seriesAt[s]
+		}
+		if !known {
+			i = len(w.series)
+		}
+	}
+	u := uint64(i)
+	w.uint(colSeries, &u)
+	switch {
+	case u < uint64(len(w.series)):
+		s = w.series[u]
+	case u == uint64(len(w.series)):
+		w.string(colSeriesNew, &s.metric)
+		w.string(colSeriesNew, &s.unit)
+		w.byte(colSeriesNew, (*uint8)(&s.kind))
+		w.seriesAt[s] = len(w.series)
+		w.series = append(w.series, s)
+	default:
+		w.fail(colSeries)
+		return 0, false
+	}
+	r.Metric, r.Unit, r.Kind = s.metric, s.unit, s.kind&^seriesOdd
+	return int(u), s.kind&seriesOdd != 0
+}
+
+func (w *segmentWalk) stage(d *deviceTrack, st *dunlin.StageResult, base dunlin.Time) {
+	w.byte(colStage, &st.Stage)
+	if guess := uint64(w.hash); !w.reading && w.hash < len(w.names) && w.names[w.hash] == string(st.Hash[:]) {
+		w.uint(colName, &guess)
+	} else {
+		hash := string(st.Hash[:])
+		w.hash = w.name(&hash)
+		if w.reading && copy(st.Hash[:], hash) != len(st.Hash) {
+			w.fail(colName)
+		}
+	}
+	var failed uint8
+	if st.Failure != "" {
+		failed = 1
+	}
+	if w.byte(colStage, &failed); failed != 0 {
+		w.name(&st.Failure)
+	}
+	w.records(colStage, d, &st.Records, base)
+}
+
+const (
+	timerHasDue = 1 << 0
+	timerHasWas = 1 << 1
+	timerKnown  = 1 << 2 // was is the due time that the segment had for it last
+)
+
+func (w *segmentWalk) timers(d *deviceTrack, c *dunlin.Change, base dunlin.Time) {
+	n := len(c.Timers)
+	w.count(colTimer, colName, &n)
+	if w.reading {
+		c.Timers = makeList[dunlin.TimerSet](n)
+	}
+	for i := range c.Timers {
+		t := &c.Timers[i]
+		name := w.name(&t.Name)
+		due := d.dueOf(name)
+		var has uint8
+		if t.Due != 0 {
+			has |= timerHasDue
+		}
+		if t.Was != 0 {
+			has |= timerHasWas
+			if t.Was == *due {
+				has |= timerKnown
+			}
+		}
+		w.byte(colTimer, &has)
+		switch {
+		case has&timerKnown != 0:
+			t.Was = *due
+		case has&timerHasWas != 0:
+			w.time(colDue, &t.Was, base)
+		}
+		if has&timerHasDue != 0 {
+			w.time(colDue, &t.Due, base)
+		}
+		*due = t.Due
+	}
+}
