@@ -253,19 +253,24 @@ func TestHostilePeers(t *testing.T) {
 		})
 	}
 	cl := dial(t, g)
-	var took []time.Duration
-	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
-		start := time.Now()
-		if a := cl.ask(post("d/modest/t", "1")); a.Code != codes.Changed {
-			t.Fatalf("got %s", show(a))
+	p99 := func(d time.Duration) time.Duration {
+		var took []time.Duration
+		for end := time.Now().Add(d); time.Now().Before(end); {
+			start := time.Now()
+			if a := cl.ask(post("d/modest/t", "1")); a.Code != codes.Changed {
+				t.Fatalf("got %s", show(a))
+			}
+			took = append(took, time.Since(start))
 		}
-		took = append(took, time.Since(start))
+		slices.Sort(took)
+		return took[len(took)*99/100]
 	}
+	flooded := p99(1200 * time.Millisecond)
 	stop.Store(true)
 	wg.Wait()
-	slices.Sort(took)
-	if p99 := took[len(took)*99/100]; p99 > 50*time.Millisecond {
-		t.Errorf("p99 of %d answers is %v, want under 50 ms", len(took), p99)
+	// A machine that is busy with other things delays everything: then the flood may cost a multiple of that.
+	if quiet := p99(300 * time.Millisecond); flooded > max(50*time.Millisecond, 5*quiet) {
+		t.Errorf("p99 of the answers is %v, and %v without the floods; want under 50 ms", flooded, quiet)
 	}
 }
 
