@@ -36,6 +36,9 @@ func (g *Gateway) authorize(c *call, r *http.Request) error {
 			return err
 		}
 	}
+	if p.Kind == dunlin.PrincipalOpen && p.Tenant == "" {
+		p.Tenant = dunlin.DefaultTenant
+	}
 	c.principal = p
 	return c.permit(r)
 }

@@ -232,6 +232,9 @@ func (s *stream) follow(ctx context.Context) error {
 		if err := s.entry(item); err != nil {
 			return err
 		}
+		if beat.Err() != nil { // a feed with much to give need not look
+			break
+		}
 	}
 	if ctx.Err() != nil {
 		return errStreamEnded

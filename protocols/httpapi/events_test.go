@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -269,6 +270,17 @@ func (w *recorder) Write(b []byte) (int, error)        { w.in <- string(b); retu
 func (w *recorder) Flush()                             {}
 func (w *recorder) SetWriteDeadline(_ time.Time) error { return nil }
 
+// drain takes what still comes until done.
+func (w *recorder) drain(done <-chan struct{}) {
+	for {
+		select {
+		case <-w.in:
+		case <-done:
+			return
+		}
+	}
+}
+
 // TestHeartbeats: silence is filled each Heartbeat, the id goes on when only others' events came, and a credential that
 // is gone ends the stream.
 func TestHeartbeats(t *testing.T) {
@@ -335,8 +347,43 @@ func TestLag(t *testing.T) {
 			t.Errorf("told %d times in 30 s of which 20 s were more than %d behind", lags, lagMin)
 		}
 		cancel()
-		<-done
+		w.drain(done)
 	})
+}
+
+// endlessFeed always has another entry, and never looks at its context.
+type endlessFeed struct{ *fakeFeed }
+
+func (f endlessFeed) Follow(_ context.Context, from *dunlin.Cursor, _ *dunlin.DeviceKey) iter.Seq2[dunlin.FeedItem, error] {
+	return func(yield func(dunlin.FeedItem, error) bool) {
+		for {
+			n := (*from)[0]
+			(*from)[0]++
+			if !yield(dunlin.FeedItem{Index: n, Entry: &dunlin.Entry{Changes: []dunlin.Change{change("d", n, 1)}}}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TestLongReplay: a stream whose filter hides all of a long past still has heartbeats, and ends when its client does.
+func TestLongReplay(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Heartbeat = time.Millisecond })
+	b.g.deps.Feed = endlessFeed{b.feed}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := &recorder{h: http.Header{}, in: make(chan string)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.g.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/v1/events?types=alert", nil).WithContext(ctx))
+	}()
+	ids := map[string]bool{}
+	for len(ids) < 3 {
+		ids[<-w.in] = true
+	}
+	cancel()
+	w.drain(done)
 }
 
 func TestStreamsAreBounded(t *testing.T) {

@@ -30,22 +30,23 @@ const testNow dunlin.Time = 1772366400_000000
 
 // fakeNode plays all the rooms behind the door.
 type fakeNode struct {
-	mu       sync.Mutex
-	uplinks  []*dunlin.Uplink
-	seq      map[dunlin.DeviceKey]uint64
-	seen     map[uint64]uint64
-	receipt  func(u *dunlin.Uplink) (dunlin.Receipt, bool) // false: keep the uplink in held
-	held     []*dunlin.Uplink
-	devices  map[dunlin.DeviceKey]dunlin.Device
-	twins    map[dunlin.DeviceKey]dunlin.Twin
-	domains  map[dunlin.DomainID]dunlin.Domain
-	plugins  map[string]dunlin.Plugin
-	creds    []dunlin.Credential
-	alerts   []dunlin.Alert
-	dead     []dunlin.DeadLetter
-	readings func(q dunlin.ReadingsQuery) (*dunlin.ReadingsPage, error)
-	open     bool
-	tokens   map[string]dunlin.Principal
+	mu         sync.Mutex
+	uplinks    []*dunlin.Uplink
+	seq        map[dunlin.DeviceKey]uint64
+	seen       map[uint64]uint64
+	receipt    func(u *dunlin.Uplink) (dunlin.Receipt, bool) // false: keep the uplink in held
+	held       []*dunlin.Uplink
+	devices    map[dunlin.DeviceKey]dunlin.Device
+	twins      map[dunlin.DeviceKey]dunlin.Twin
+	domains    map[dunlin.DomainID]dunlin.Domain
+	plugins    map[string]dunlin.Plugin
+	creds      []dunlin.Credential
+	alerts     []dunlin.Alert
+	dead       []dunlin.DeadLetter
+	readings   func(q dunlin.ReadingsQuery) (*dunlin.ReadingsPage, error)
+	open       bool
+	alertsHang bool
+	tokens     map[string]dunlin.Principal
 }
 
 func newFakeNode() *fakeNode {
@@ -101,7 +102,11 @@ func (n *fakeNode) Readings(_ context.Context, q dunlin.ReadingsQuery) (*dunlin.
 	return n.readings(q)
 }
 
-func (n *fakeNode) Alerts(_ context.Context, q dunlin.AlertsQuery) (*dunlin.AlertsPage, error) {
+func (n *fakeNode) Alerts(ctx context.Context, q dunlin.AlertsQuery) (*dunlin.AlertsPage, error) {
+	if n.alertsHang {
+		<-ctx.Done()
+		return nil, fmt.Errorf("alerts: %w", ctx.Err())
+	}
 	p := &dunlin.AlertsPage{}
 	for _, a := range n.alerts {
 		if (q.Device == "" || a.Device == q.Device) && (!q.Active || a.State != dunlin.AlertCleared) && (q.State == 0 || a.State == q.State) &&

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -235,5 +234,3 @@ type batchView struct {
 	Kept   int `json:"kept"`
 	Failed int `json:"failed"`
 }
-
-func status(code int) string { return strconv.Itoa(code) }

@@ -129,13 +129,8 @@ func (c *call) id() string {
 	return c.requestID
 }
 
-// tenant is whose data the call is about. An open node's principal need not name one.
-func (c *call) tenant() dunlin.Tenant {
-	if c.principal.Tenant == "" {
-		return dunlin.DefaultTenant
-	}
-	return c.principal.Tenant
-}
+// tenant is whose data the call is about.
+func (c *call) tenant() dunlin.Tenant { return c.principal.Tenant }
 
 func (c *call) key(id string) dunlin.DeviceKey {
 	return dunlin.DeviceKey{Tenant: c.tenant(), Device: dunlin.DeviceID(id)}
@@ -188,7 +183,11 @@ func (reg *registration) HandleFunc(pattern string, h func(http.ResponseWriter, 
 		// huma's parser of Accept slices out of bounds on "a;,bb" (v2.39.1), and we speak one format there anyway.
 		c.accept = strings.Join(r.Header.Values("Accept"), ",")
 		r.Header.Del("Accept")
-		h(c, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+		c.Header().Set("X-Content-Type-Options", "nosniff")
+		// A room that does not answer ends as a 503, before the connection's write deadline ends it without a word.
+		ctx, cancel := context.WithTimeout(r.Context(), reg.g.cfg.WriteTimeout/10*9)
+		defer cancel()
+		h(c, r.WithContext(context.WithValue(ctx, callKey{}, c)))
 	})
 }
 

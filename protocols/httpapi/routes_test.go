@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dunlin-iot/dunlin"
 )
@@ -178,6 +179,15 @@ func TestPanicIsA500(t *testing.T) {
 	}
 	b.receipt = func(*dunlin.Uplink) (dunlin.Receipt, bool) { panic("bug") }
 	b.want(b.do("POST", "/v1/devices/d1/t", `[{"n":"t","v":1}]`, "Content-Type: application/senml+json"), 500)
+}
+
+// TestRoomThatHangs: an answer that never comes is a 503 in time.
+func TestRoomThatHangs(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.WriteTimeout = 20 * time.Millisecond })
+	b.alertsHang = true
+	if p := parse[Problem](t, b.want(b.do("GET", "/v1/alerts", ""), 503)); p.Type != "urn:dunlin:problem:timeout" {
+		t.Errorf("got %+v", p)
+	}
 }
 
 // TestHostileAccept: huma's own parser slices out of bounds on some of these.
