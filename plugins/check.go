@@ -91,7 +91,7 @@ func (h *Host) dryRun(rep *Report, mod *module) error {
 		n := w.encode(in, t, works)
 		out, burnt, err := in.call(w.frame, h.cfg.Limits.fuel(n), t)
 		if err == nil {
-			err = w.decode(out, works, t)
+			err = w.decode(out, works, t, nil)
 		}
 		if err != nil {
 			return &dunlin.ModuleError{Check: "dry-run", Detail: fmt.Sprintf(

@@ -3,7 +3,6 @@ package plugins
 import (
 	"bytes"
 	"fmt"
-	"log/slog"
 	"math"
 	"slices"
 
@@ -19,13 +18,14 @@ const timeMax = dunlin.Time(253402300799_999999)
 const timerDelayMin = dunlin.Time(100_000)
 
 // decode reads an answer into the outcomes of works. An error (a failure) means that the answer is none, and all outcomes
-// are void; what is wrong with one device's part is in that device's Outcome.Failure. Nothing of out is kept.
-func (w *worker) decode(out []byte, works []*dunlin.Work, now dunlin.Time) error {
+// are void; what is wrong with one device's part is in that device's Outcome.Failure. Nothing of out is kept. allow says
+// which lines may still be logged now.
+func (w *worker) decode(out []byte, works []*dunlin.Work, now dunlin.Time, allow func([]byte, dunlin.Time) []string) error {
 	for _, work := range works {
 		work.Outcome = dunlin.Outcome{}
 	}
-	d := decoder{w: w, now: now, next: 0}
-	logs := len(w.logs)
+	d := decoder{w: w, now: now, allow: allow}
+	lines := len(w.lines)
 	r := abi.NewReader(out)
 	for {
 		at := r.Offset()
@@ -43,7 +43,7 @@ func (w *worker) decode(out []byte, works []*dunlin.Work, now dunlin.Time) error
 				work.Outcome = dunlin.Outcome{}
 			}
 			d.reset()
-			w.logs = w.logs[:logs]
+			w.lines = w.lines[:lines]
 			return failure(fmt.Sprintf("bad frame: at byte %d of %d: record of kind %d: %s", at, len(out), kind, err))
 		}
 	}
@@ -53,12 +53,13 @@ func (w *worker) decode(out []byte, works []*dunlin.Work, now dunlin.Time) error
 
 // decoder is where decode stands.
 type decoder struct {
-	w    *worker
-	work *dunlin.Work // nil before the first group
-	now  dunlin.Time
-	next int // the next group's index is at least this
-	emit int // alerts, readings and timers of the group
-	why  string
+	w     *worker
+	work  *dunlin.Work // nil before the first group
+	now   dunlin.Time
+	allow func([]byte, dunlin.Time) []string
+	next  int // the next group's index is at least this
+	emit  int // alerts, readings and timers of the group
+	why   string
 }
 
 func (d *decoder) group(rec []byte, works []*dunlin.Work) error {
@@ -78,7 +79,7 @@ func (d *decoder) reset() {
 	w := d.w
 	clear(w.records)
 	clear(w.signals)
-	w.records, w.signals, w.timers, w.lines = w.records[:0], w.signals[:0], w.timers[:0], w.lines[:0]
+	w.records, w.signals, w.timers, w.logs = w.records[:0], w.signals[:0], w.timers[:0], w.logs[:0]
 	d.work, d.why, d.emit = nil, "", 0
 }
 
@@ -107,8 +108,8 @@ func (d *decoder) finish() {
 	if len(w.timers) > 0 {
 		o.Timers = slices.Clone(w.timers)
 	}
-	if len(w.lines) > 0 {
-		o.Logs = slices.Clone(w.lines)
+	if len(w.logs) > 0 {
+		o.Logs = slices.Clone(w.logs)
 	}
 	d.reset()
 }
@@ -123,7 +124,7 @@ func (d *decoder) fail(format string, args ...any) {
 func (d *decoder) record(kind abi.Kind, flags uint16, rec []byte) error {
 	if d.work == nil {
 		if kind == abi.KindLog { // about no device
-			d.log(flags, abi.Body(rec), "")
+			d.w.lines = append(d.w.lines, d.log(flags, abi.Body(rec))...)
 			return nil
 		}
 		if kind >= abi.KindState && kind <= abi.KindPublish {
@@ -141,7 +142,7 @@ func (d *decoder) record(kind abi.Kind, flags uint16, rec []byte) error {
 	case abi.KindSet:
 		return d.timer(rec)
 	case abi.KindLog:
-		d.log(flags, abi.Body(rec), d.work.Device)
+		d.w.logs = append(d.w.logs, d.log(flags, abi.Body(rec))...)
 	case abi.KindError:
 		d.fail("plugin: %s", cleanText(abi.Body(rec), d.w.limits.TextBytes))
 	case abi.KindCommand, abi.KindPublish:
@@ -316,19 +317,22 @@ func (d *decoder) timer(rec []byte) error {
 	return nil
 }
 
-// logsMax bounds the log lines of one batch; how many of them are logged is the pool's business.
-const logsMax = 64
-
-func (d *decoder) log(level uint16, b []byte, device dunlin.DeviceID) {
-	if len(d.w.logs) >= logsMax {
-		return
+// log returns what may be logged of a text: its lines, as far as the plugin's allowance goes, with the level in front if
+// it is more than news.
+func (d *decoder) log(level uint16, b []byte) []string {
+	if d.allow == nil || level == abi.LogDebug {
+		return nil
 	}
-	text := cleanText(b, d.w.limits.TextBytes)
-	levels := [...]slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
-	d.w.logs = append(d.w.logs, logLine{device: device, level: levels[min(int(level), len(levels)-1)], text: text})
-	if device != "" {
-		d.w.lines = append(d.w.lines, text)
+	lines := d.allow(b, d.now)
+	for i := range lines {
+		switch level {
+		case abi.LogWarn:
+			lines[i] = "warning: " + lines[i]
+		case abi.LogError:
+			lines[i] = "error: " + lines[i]
+		}
 	}
+	return lines
 }
 
 // internedMax bounds the names of rules, metrics and timers that a worker keeps; when there are more, it begins anew.

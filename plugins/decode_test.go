@@ -24,8 +24,8 @@ func FuzzDecode(f *testing.F) {
 	w := newWorker(&l)
 	f.Fuzz(func(t *testing.T, out []byte) {
 		works := benchWorks(2)
-		w.logs = w.logs[:0]
-		if err := w.decode(out, works, 1e15); err != nil {
+		w.lines = w.lines[:0]
+		if err := w.decode(out, works, 1e15, func(b []byte, _ dunlin.Time) []string { return []string{string(b)} }); err != nil {
 			for _, work := range works {
 				if work.Outcome.State != nil || work.Outcome.Records != nil || work.Outcome.Failure != "" {
 					t.Fatalf("%v, but %+v", err, work.Outcome)

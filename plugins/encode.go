@@ -1,8 +1,6 @@
 package plugins
 
 import (
-	"log/slog"
-
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/plugins/abi"
 )
@@ -13,23 +11,17 @@ type worker struct {
 	frame   []byte
 	works   []*dunlin.Work
 	printed []byte
-	logs    []logLine
+	lines   []string // to be logged, about no device
 
 	// Of the device whose records are being decoded.
 	records []dunlin.Record
 	signals []dunlin.AlertSignal
 	timers  []dunlin.TimerSet
-	lines   []string
+	logs    []string
 
 	recordSlab []dunlin.Record // readings of many devices lie in one piece
 	stateSlab  []byte
 	interned   map[string]string
-}
-
-type logLine struct {
-	device dunlin.DeviceID
-	level  slog.Level
-	text   string
 }
 
 func newWorker(l *Limits) *worker {

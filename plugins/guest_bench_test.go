@@ -49,7 +49,7 @@ func BenchmarkCrossingParts(b *testing.B) {
 		now := dunlin.Time(1e15)
 		for range 10 {
 			now += 1000
-			if err := w.decode(round(now), works, now); err != nil {
+			if err := w.decode(round(now), works, now, nil); err != nil {
 				b.Fatal(err)
 			}
 			for _, work := range works {
@@ -78,7 +78,7 @@ func BenchmarkCrossingParts(b *testing.B) {
 		b.Run("decode", func(b *testing.B) {
 			defer reportCPU(b, len(works))()
 			for b.Loop() {
-				if err := w.decode(out, works, now); err != nil {
+				if err := w.decode(out, works, now, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

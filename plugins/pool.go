@@ -29,6 +29,7 @@ type pool struct {
 
 	metrics poolMetrics
 	strikes quarantine
+	allow   func([]byte, dunlin.Time) []string // the method lines: made once, not for each crossing
 
 	mu struct {
 		sync.Mutex
@@ -60,6 +61,7 @@ func (h *Host) pool(st *dunlin.Stage, now dunlin.Time) (*pool, error) {
 	m.used.Store(h.uses.Add(1))
 	p = &pool{h: h, plugin: st.Plugin, module: m, config: append([]byte(nil), st.Config...),
 		metrics: h.metrics.pool(st.Plugin)}
+	p.allow = p.lines
 	p.mu.logAt, p.mu.logTokens = now, float64(h.cfg.Limits.LogLinesPerSecond)
 	p.used.Store(h.uses.Add(1))
 	p.usedAt.Store(int64(now))

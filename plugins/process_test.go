@@ -11,6 +11,7 @@ import (
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/plugins"
+	"github.com/dunlin-iot/dunlin/plugins/abi"
 )
 
 // fleet drives devices through the cold-chain plugin, keeping their states as a shard does, and writes down what comes.
@@ -162,6 +163,27 @@ func TestConcurrentShards(t *testing.T) {
 	wg.Wait()
 	if n := strings.Count(logged.String(), "\n"); n > 60 {
 		t.Errorf("%d log lines of a plugin that traps in each batch: the log is not limited\n%s", n, logged.String())
+	}
+}
+
+// A plugin's log lines come with the device's outcome, as many as its allowance has.
+func TestLogLinesAreLimited(t *testing.T) {
+	b := newBench(t, plugins.Config{Limits: plugins.Limits{LogLinesPerSecond: 5}})
+	records := abi.AppendText(nil, abi.KindLog, abi.LogInfo, "hello\nworld")
+	records = abi.AppendText(records, abi.KindLog, abi.LogWarn, "look \xff")
+	records = abi.AppendText(records, abi.KindLog, abi.LogDebug, "not this")
+	m := plugin(emit(len(records)))
+	m.data = records
+	st := b.stage(m.build(), "")
+	for i, want := range []string{"[hello world warning: look \uFFFD]", "[hello world]", "[]"} {
+		w := raw("talker", "x")
+		if process(t, b, st, t0, w); fmt.Sprint(w.Outcome.Logs) != want || w.Outcome.Failure != "" {
+			t.Errorf("round %d: %q %q, want %s", i, w.Outcome.Logs, w.Outcome.Failure, want)
+		}
+	}
+	w := raw("talker", "x")
+	if process(t, b, st, t0+1e6, w); len(w.Outcome.Logs) != 3 {
+		t.Errorf("a second later: %q", w.Outcome.Logs)
 	}
 }
 

@@ -62,7 +62,7 @@ func (r *run) cross(works []*dunlin.Work) error {
 	inputs := r.w.encode(in, r.now, works)
 	out, burnt, err := in.call(r.w.frame, r.h.cfg.Limits.fuel(inputs), r.now)
 	if err == nil {
-		err = r.w.decode(out, works, r.now)
+		err = r.w.decode(out, works, r.now, r.pool.allow)
 	}
 	m := &r.pool.metrics
 	m.crossings.Inc()
@@ -147,14 +147,11 @@ func (r *run) print() {
 	}
 }
 
-// log writes the log lines of outcomes, as far as the plugin's allowance goes.
+// log writes the lines that are about no device. Those about devices are the caller's to write, from Outcome.Logs.
 func (r *run) log() {
-	for _, l := range r.w.logs {
-		if len(r.pool.lines([]byte(l.text), r.now)) == 0 {
-			break
-		}
-		r.h.cfg.Log.Log(&callContext{}, l.level, "plugin", slog.String("domain", string(r.domain)),
-			slog.String("plugin", r.st.Plugin), slog.String("device", string(l.device)), slog.String("text", l.text))
+	for _, text := range r.w.lines {
+		r.h.cfg.Log.Info("plugin says", slog.String("domain", string(r.domain)), slog.String("plugin", r.st.Plugin),
+			slog.String("text", text))
 	}
-	r.w.logs = r.w.logs[:0]
+	r.w.lines = r.w.lines[:0]
 }
