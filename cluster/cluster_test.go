@@ -1,0 +1,81 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/cluster"
+	"github.com/dunlin-iot/dunlin/entry"
+	"github.com/dunlin-iot/dunlin/store"
+	"go.uber.org/goleak"
+)
+
+// TestLoneNode: a node alone over the real store is ready by itself, keeps what it acknowledges, and comes back in the next
+// term.
+func TestLoneNode(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	fs := vfs.NewMem()
+	for life := range uint64(2) {
+		db, err := store.Open(store.Config{Dir: "data", FS: fs, Identity: store.Identity{Shards: 8}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		owned := make(chan uint64, 8)
+		c, err := cluster.Open(cluster.Config{Shards: 8, Log: db.Log(), StateMachine: db.State(),
+			OnOwner: func(_ dunlin.ShardID, term uint64, owner bool) {
+				if owner {
+					owned <- term
+				}
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Ready(); !errors.Is(err, dunlin.ErrUnavailable) {
+			t.Errorf("ready before Run: %v", err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		for range 8 {
+			if term := <-owned; term != 2+life {
+				t.Errorf("life %d: owner in term %d, want %d", life, term, 2+life)
+			}
+		}
+		if err := c.Ready(); err != nil {
+			t.Error(err)
+		}
+		term, _ := c.Owned(3)
+		if n := len(rows(t, db)); n != int(life) {
+			t.Errorf("life %d begins with %d rows", life, n)
+		}
+		answer := make(chan error, 1)
+		e := dunlin.Entry{Shard: 3, Term: term, Puts: []dunlin.Put{{Table: dunlin.TableDomains, Key: "default/" + string(rune('a'+life)), Value: []byte("{}")}}}
+		c.Propose(3, term, entry.Append(nil, &e), func(_ uint64, err error) { answer <- err })
+		c.Flush()
+		if err := <-answer; err != nil {
+			t.Fatal(err)
+		}
+		if n := len(rows(t, db)); n != int(life)+1 {
+			t.Errorf("%d rows after the answer, want %d: acknowledged is applied", n, life+1)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func rows(t *testing.T, db *store.DB) []dunlin.Put {
+	t.Helper()
+	rows, err := db.State().Rows(3, dunlin.TableDomains, "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
