@@ -23,8 +23,9 @@ type beat struct {
 
 	onMail, onTurn atomic.Pointer[mailbox] // lists of the mailboxes that have something to do
 	waiting        atomic.Int64            // uplinks posted since the last round began
-	inflight       atomic.Int64            // turns not back from the committer, and rounds that run
-	uplinks        atomic.Int64            // uplinks in those turns
+	turns          atomic.Int64            // proposed, and not back from the committer
+	uplinks        atomic.Int64            // in those turns
+	rounds         atomic.Int64            // being played
 	proposed       atomic.Bool             // something was proposed since the last Flush
 	signalled      atomic.Bool             // the drummer has been woken and has not looked yet
 
@@ -131,17 +132,21 @@ func (b *beat) wake() {
 // than an addition.
 func (b *beat) posted(n int64) {
 	is := b.waiting.Add(n)
-	was := is - n
-	if was <= 0 && is > 0 || was < paceEnough && is >= paceEnough || was < paceAhead && is >= paceAhead {
+	was, enough := is-n, b.flight().enough()
+	if was <= 0 && is > 0 || was < enough && is >= enough {
 		b.consider()
 	}
+}
+
+func (b *beat) flight() flight {
+	return flight{turns: b.turns.Load(), uplinks: b.uplinks.Load(), round: b.rounds.Load() > 0}
 }
 
 // consider asks the pace, for those who can't run a round themselves.
 func (b *beat) consider() {
 	b.mu.Lock()
 	now := b.now()
-	start, wait := b.mu.pace.next(now, b.waiting.Load(), b.inflight.Load())
+	start, wait := b.mu.pace.next(now, b.waiting.Load(), b.flight())
 	if !start && wait != hold {
 		b.armLocked(now, now+wait)
 	}
@@ -154,7 +159,7 @@ func (b *beat) consider() {
 // returned tells that turns have come back from the committer, with so many uplinks.
 func (b *beat) returned(turns, uplinks int64) {
 	b.uplinks.Add(-uplinks)
-	if b.inflight.Add(-turns) == 0 && b.waiting.Load() > 0 {
+	if b.turns.Add(-turns) == 0 && b.waiting.Load() > 0 {
 		b.consider()
 	}
 }
@@ -233,7 +238,7 @@ func (b *beat) pacing(must bool) (n int64, start bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	start, wait := b.mu.pace.next(now, b.waiting.Load(), b.inflight.Load())
+	start, wait := b.mu.pace.next(now, b.waiting.Load(), b.flight())
 	if b.mu.armed >= 0 && (start || b.mu.armed <= now) {
 		b.timer.Stop() // a timer for nothing would be a wake-up for nothing
 		b.mu.armed = hold
@@ -277,7 +282,7 @@ func (b *beat) mail() bool {
 
 // round lets every mailbox of the list take a turn, and then flushes.
 func (b *beat) round(n int64) {
-	b.inflight.Add(1) // the round itself: what comes back meanwhile starts no other
+	b.rounds.Add(1) // what comes back meanwhile starts no other
 	bu := b.burst(forTurn)
 	for m := b.onTurn.Swap(nil); m != nil; m = bu.add(m) {
 	}
@@ -331,8 +336,8 @@ func (b *beat) join(bu *burst) {
 // played ends a burst.
 func (b *beat) played(bu *burst) {
 	b.flushIf()
-	if bu.what == forTurn && b.inflight.Add(-1) == 0 && b.waiting.Load() > 0 {
-		b.consider()
+	if bu.what == forTurn && b.rounds.Add(-1) == 0 && b.waiting.Load() > 0 {
+		b.consider() // nothing may have been proposed, or enough have come
 	}
 }
 

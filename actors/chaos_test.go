@@ -61,27 +61,9 @@ func TestChaos(t *testing.T) {
 	const senders, each = 8, 500
 	boxes := make([]*inbox, senders)
 	var all sync.WaitGroup
-	for s := range senders {
-		boxes[s] = newInbox(each)
-		all.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(s), 1))
-			for i := 0; i < each; {
-				var chain []*dunlin.Uplink
-				for range min(1+r.IntN(20), each-i) {
-					u := uplinkIn("cold", fmt.Sprint("dev", r.IntN(150)), uint64(s*each+i+1), boxes[s])
-					if i%5 == 0 { // twice the same message: the answers must agree
-						u.Flags |= dunlin.FlagMayRepeat
-						u.MessageID = uint64(s*each + i + 2)
-					}
-					chain = append(chain, u)
-					i++
-				}
-				n.send(chain...)
-				if r.IntN(3) == 0 {
-					pause()
-				}
-			}
-		})
+	for i := range senders {
+		boxes[i] = newInbox(each)
+		all.Go(func() { n.sender(i, each, boxes[i]) })
 	}
 	stop := make(chan struct{})
 	var ownership sync.WaitGroup
@@ -124,4 +106,25 @@ func TestChaos(t *testing.T) {
 		t.Errorf("%d reservations left", o)
 	}
 	t.Logf("%d acknowledged, %d refused, %d panics, %d loads", acked, failed, panics.Load(), st.loads)
+}
+
+// sender sends that many uplinks in chains of random length; every fifth has the message id of its successor.
+func (n *node) sender(no, each int, box *inbox) {
+	r := rand.New(rand.NewPCG(uint64(no), 1))
+	for i := 0; i < each; {
+		var chain []*dunlin.Uplink
+		for range min(1+r.IntN(20), each-i) {
+			u := uplinkIn("cold", fmt.Sprint("dev", r.IntN(150)), uint64(no*each+i+1), box)
+			if i%5 == 0 {
+				u.Flags |= dunlin.FlagMayRepeat
+				u.MessageID++
+			}
+			chain = append(chain, u)
+			i++
+		}
+		n.send(chain...)
+		if r.IntN(3) == 0 {
+			pause()
+		}
+	}
 }

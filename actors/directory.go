@@ -175,9 +175,9 @@ func New(cfg Config, deps Deps) (*Directory, error) {
 		d.shards[i].init(d, dunlin.ShardID(i))
 	}
 	// MetricsProvider stays nil: protoactor would register a callback for each spawn, for ever. The throttle's interval is
-	// for how long a goroutine of its own outlives a dead letter.
+	// for how long a goroutine of its own outlives a dead letter. What it says about panics the mailbox says better.
 	d.system = actor.NewActorSystem(
-		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return cfg.Log }),
+		actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return slog.New(warnings{cfg.Log.Handler()}) }),
 		actor.WithDeadLetterRequestLogging(false),
 		actor.WithDeadLetterThrottleInterval(10*time.Millisecond))
 	d.system.ProcessRegistry.RegisterAddressResolver(d.resolve)
@@ -191,6 +191,14 @@ func New(cfg Config, deps Deps) (*Directory, error) {
 		return nil, fmt.Errorf("spawn the shards' parent: %w", err)
 	}
 	return d, nil
+}
+
+// warnings is a log handler that leaves out what is less than a warning.
+type warnings struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
 }
 
 // System returns the node's actor system.

@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -169,6 +171,8 @@ func (m *mailbox) process(todo int32, inline bool) {
 	var message any
 	defer func() {
 		if r := recover(); r != nil {
+			m.shard.dir.cfg.Log.Error("shard actor panicked", slog.Int("shard", int(m.shard.id)), slog.Any("reason", r),
+				slog.String("stack", string(debug.Stack())))
 			m.invoker.EscalateFailure(r, message)
 		}
 	}()

@@ -7,8 +7,6 @@ const (
 	// paceEnough uplinks share a commit so well that waiting for more gains little: the fsync's cost for each is then
 	// below that of its socket.
 	paceEnough = 32
-	// paceAhead uplinks are taken while a commit is still on its way, so that a slow disk overlaps with the plugins' work.
-	paceAhead = 512
 	// paceProbe rounds pass before a wait that gained nothing is tried again.
 	paceProbe = 16
 	// paceSame rounds of the same size in a row mean that this many senders are all there are.
@@ -19,7 +17,8 @@ const (
 // share one entry, one fsync and one wake-up. It is a pure machine: time is a parameter, and nothing happens by itself.
 //
 //   - While a commit is in flight, gather: what comes meanwhile makes the next round as soon as the commit is back, if it
-//     is enough or has waited for a window already. At saturation that makes the largest batches without any waiting.
+//     is enough or has waited for a window already; or even before, once it is as much as is in flight. So at saturation
+//     the uplinks are in two equal batches, as large as can be: one at the disk, the other at the plugins behind it.
 //   - With nothing in flight, the first uplink opens a window, but only if companions may be expected: the rate says that
 //     at least one more comes within it, and recent windows gained some. (A lone client that sends when it is answered
 //     has a rate too, yet waiting for its next message gains nothing.)
@@ -44,9 +43,23 @@ func makePace(window time.Duration) pace {
 // hold, as a wait, means until something happens.
 const hold = time.Duration(-1)
 
+// flight is what is on its way to the disk and back: the turns, their uplinks, and whether a round is still being played.
+type flight struct {
+	turns, uplinks int64
+	round          bool
+}
+
+// enough is how many waiting uplinks make a round begin at once.
+func (f flight) enough() int64 {
+	if f.turns > 0 {
+		return max(paceEnough, f.uplinks)
+	}
+	return paceEnough
+}
+
 // next says whether a round begins now, and if not, for how long to wait. waiting counts uplinks that came since the last
-// round began, inflight what has not come back from the committer.
-func (p *pace) next(now time.Duration, waiting, inflight int64) (start bool, wait time.Duration) {
+// round began.
+func (p *pace) next(now time.Duration, waiting int64, f flight) (start bool, wait time.Duration) {
 	if waiting <= 0 {
 		p.first = -1
 		return false, hold
@@ -54,8 +67,11 @@ func (p *pace) next(now time.Duration, waiting, inflight int64) (start bool, wai
 	if p.first < 0 {
 		p.first = now
 	}
-	if inflight > 0 {
-		return waiting >= paceAhead, hold
+	if f.round {
+		return false, hold
+	}
+	if f.turns > 0 {
+		return waiting >= f.enough(), hold
 	}
 	everyone := p.same >= paceSame && waiting >= p.size && p.alone < paceProbe
 	if waiting >= paceEnough || p.window <= 0 || everyone || !p.hopeful() {

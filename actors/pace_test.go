@@ -11,8 +11,9 @@ import (
 	"github.com/cockroachdb/datadriven"
 )
 
-// TestPace plays scripts to a pace: at each line, time in milliseconds, uplinks that wait, commits in flight. "load" plays a
-// whole stream of uplinks against a commit of given length and tells what the pace made of it.
+// TestPace plays scripts to a pace: at each line, time in milliseconds, uplinks that wait, uplinks in flight, and a word if a
+// round is being played. "load" plays a whole stream of uplinks against a commit of given length and tells what the pace
+// made of it.
 func TestPace(t *testing.T) {
 	datadriven.Walk(t, "testdata/pace", func(t *testing.T, path string) {
 		p := makePace(4 * time.Millisecond)
@@ -28,9 +29,10 @@ func TestPace(t *testing.T) {
 					f := strings.Fields(line)
 					now, _ := strconv.ParseFloat(f[0], 64)
 					waiting, _ := strconv.Atoi(f[1])
-					inflight, _ := strconv.Atoi(f[2])
+					uplinks, _ := strconv.Atoi(f[2])
 					at := time.Duration(now * 1e6)
-					start, wait := p.next(at, int64(waiting), int64(inflight))
+					fl := flight{turns: int64(min(uplinks, 1)), uplinks: int64(uplinks), round: len(f) > 3}
+					start, wait := p.next(at, int64(waiting), fl)
 					switch {
 					case start:
 						fmt.Fprintf(&out, "%sms: %d start\n", f[0], waiting)
@@ -56,21 +58,28 @@ func TestPace(t *testing.T) {
 	})
 }
 
-// load simulates 4 seconds: an open stream of uplinks (Poisson, rate a second) or a closed one (clients, each sending
-// 0.2 ms after its answer). A commit takes its time and another 10 µs for each uplink.
+// simRound is a round at the simulated disk.
+type simRound struct {
+	n    int
+	back time.Duration
+}
+
+// load simulates 2 seconds: an open stream of uplinks (Poisson, rate a second) or a closed one (clients, each sending
+// 0.2 ms after its answer). The disk commits one round after the other, each in its time and another 10 µs for each uplink.
 func load(rate, clients int, commit, window time.Duration) string {
-	const end = 4 * time.Second
+	const end = 2 * time.Second
 	p := makePace(window)
 	r := rand.New(rand.NewPCG(1, 2))
 	next := func() time.Duration { return time.Duration(r.ExpFloat64() / float64(rate) * 1e9) }
-	var arrivals, waiting, flying []time.Duration
+	var arrivals, waiting []time.Duration
+	var flying []simRound
 	for range clients {
 		arrivals = append(arrivals, time.Duration(r.IntN(1e6)))
 	}
 	if rate > 0 {
 		arrivals = append(arrivals, next())
 	}
-	var now, back, timer time.Duration = 0, -1, -1
+	var now, timer time.Duration = 0, -1
 	var rounds, done int
 	var waits time.Duration
 	for now < end {
@@ -78,19 +87,17 @@ func load(rate, clients int, commit, window time.Duration) string {
 		for _, a := range arrivals {
 			now = min(now, a)
 		}
-		if back >= 0 {
-			now = min(now, back)
+		if len(flying) > 0 {
+			now = min(now, flying[0].back)
 		}
 		if timer >= 0 {
 			now = min(now, timer)
 		}
-		if now == back {
-			for range flying {
-				if clients > 0 {
-					arrivals = append(arrivals, now+200*time.Microsecond+time.Duration(r.IntN(200_000)))
-				}
+		if len(flying) > 0 && now == flying[0].back {
+			for range min(flying[0].n, clients) {
+				arrivals = append(arrivals, now+200*time.Microsecond+time.Duration(r.IntN(200_000)))
 			}
-			flying, back = nil, -1
+			flying = flying[1:]
 		}
 		kept := arrivals[:0]
 		for _, a := range arrivals {
@@ -104,7 +111,11 @@ func load(rate, clients int, commit, window time.Duration) string {
 			}
 		}
 		arrivals = kept
-		start, wait := p.next(now, int64(len(waiting)), int64(min(len(flying), 1)))
+		var f flight
+		for _, fl := range flying {
+			f.turns, f.uplinks = f.turns+1, f.uplinks+int64(fl.n)
+		}
+		start, wait := p.next(now, int64(len(waiting)), f)
 		if timer = -1; wait != hold {
 			timer = now + wait
 		}
@@ -114,8 +125,12 @@ func load(rate, clients int, commit, window time.Duration) string {
 			}
 			p.began(now, int64(len(waiting)))
 			rounds, done = rounds+1, done+len(waiting)
-			flying, waiting = append(flying, waiting...), nil
-			back = now + commit + time.Duration(len(flying))*10*time.Microsecond
+			begins := now
+			if len(flying) > 0 {
+				begins = flying[len(flying)-1].back
+			}
+			flying = append(flying, simRound{len(waiting), begins + commit + time.Duration(len(waiting))*10*time.Microsecond})
+			waiting = nil
 		}
 	}
 	return fmt.Sprintf("%.0f uplinks/s, %.1f a commit, %.1f ms waited\n", float64(done)/end.Seconds(),

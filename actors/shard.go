@@ -181,7 +181,7 @@ func (s *shard) begin() {
 	s.open.Store(true)
 	s.due.Store(0)
 	s.setDue(1) // ask the store at once
-	s.dir.cfg.Log.Info("shard owned", slog.Int("shard", int(s.id)), slog.Uint64("term", s.term))
+	s.dir.cfg.Log.Debug("shard owned", slog.Int("shard", int(s.id)), slog.Uint64("term", s.term))
 	s.enlist(s.backlog.n)
 	s.moreUpdates()
 }
@@ -189,7 +189,7 @@ func (s *shard) begin() {
 // disown ends the term: nothing is taken any more, and what is not in flight is refused. What is in flight will come back.
 func (s *shard) disown() {
 	if s.term != 0 {
-		s.dir.cfg.Log.Info("shard given up", slog.Int("shard", int(s.id)), slog.Uint64("term", s.term))
+		s.dir.cfg.Log.Debug("shard given up", slog.Int("shard", int(s.id)), slog.Uint64("term", s.term))
 	}
 	s.open.Store(false)
 	s.endTerm()
@@ -227,7 +227,7 @@ func (s *shard) drop(err error) {
 // every other cell is read from the store again.
 func (s *shard) fail() {
 	s.dir.met.restarts.Inc()
-	s.dir.cfg.Log.Error("shard actor restarts", slog.Int("shard", int(s.id)))
+	s.dir.cfg.Log.Warn("shard actor restarts", slog.Int("shard", int(s.id)))
 	if t := s.settled; t != nil { // what of it was not answered may be committed all the same: the device will ask again
 		s.failTurn(t, errFailed)
 	}

@@ -121,13 +121,14 @@ func TestCommittingDeviceQueues(t *testing.T) {
 
 // Enough uplinks of other devices start a second entry while the first is in flight.
 func TestEntriesInFlight(t *testing.T) {
+	const many = 512
 	synctest.Test(t, func(t *testing.T) {
 		n := open(t, newStore(), func(n *node, _ *Config) { n.log.hand = true })
-		b := newInbox(1 + paceAhead + 2)
+		b := newInbox(1 + many + 2)
 		n.send(uplink(in(0, 0), 1, b))
 		synctest.Wait()
 		var us []*dunlin.Uplink
-		for i := range paceAhead {
+		for i := range many {
 			us = append(us, uplink(in(0, 1+i%50), uint64(i+2), b))
 		}
 		us = append(us, uplink(in(0, 0), 1000, b), uplink(in(0, 0), 1001, b))

@@ -213,7 +213,7 @@ func (s *shard) propose(t *turn, e *dunlin.Entry) {
 	t.data = entry.Append(t.data[:0], e)
 	b := s.dir.beat
 	s.flying = append(s.flying, t)
-	b.inflight.Add(1)
+	b.turns.Add(1)
 	b.uplinks.Add(int64(t.uplinks))
 	t.began = b.now()
 	s.dir.met.turns.Inc()

@@ -33,7 +33,7 @@ const SkewMaxDefault = 24 * time.Hour
 
 // TimerMin is how far ahead of its turn a timer is armed at least; an earlier due time is put off to that. A plugin that
 // arms a timer in the past at each turn would otherwise keep its device and the log busy for ever.
-const TimerMin = time.Second
+const TimerMin = 100 * time.Millisecond
 
 // Rules are what a domain asks of its devices' turns, with its pipeline resolved to modules. They are immutable; a change
 // of the domain or of one of its plugins makes new ones.

@@ -1,0 +1,174 @@
+package registry
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"fmt"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// Domain implements dunlin.Registrar.
+func (r *Registry) Domain(_ context.Context, t dunlin.Tenant, id dunlin.DomainID) (*dunlin.Domain, error) {
+	d := r.view.Load().domains[name{tenant(t), string(id)}]
+	if d == nil {
+		return nil, notFound("domain", string(id))
+	}
+	return copyDomain(d), nil
+}
+
+// Domains implements dunlin.Registrar; by id.
+func (r *Registry) Domains(_ context.Context, t dunlin.Tenant) ([]dunlin.Domain, error) {
+	var all []dunlin.Domain
+	for n, d := range r.view.Load().domains {
+		if n.tenant == tenant(t) {
+			all = append(all, *copyDomain(d))
+		}
+	}
+	slices.SortFunc(all, func(a, b dunlin.Domain) int { return cmp.Compare(a.ID, b.ID) })
+	return all, nil
+}
+
+func copyDomain(d *dunlin.Domain) *dunlin.Domain {
+	c := *d
+	c.Pipeline = slices.Clone(d.Pipeline)
+	return &c
+}
+
+// PutDomain implements dunlin.Registrar.
+func (r *Registry) PutDomain(ctx context.Context, d dunlin.Domain, ifRevision uint64) (*dunlin.Domain, error) {
+	d.Tenant = tenant(d.Tenant)
+	if err := checkDomain(&d); err != nil {
+		return nil, err
+	}
+	n := name{d.Tenant, string(d.ID)}
+	if err := r.roomFor(n); err != nil {
+		return nil, err
+	}
+	err := r.update(ctx, dunlin.TableDomains, n.key(), func(at dunlin.Time, old []byte) ([]byte, error) {
+		var was dunlin.Domain
+		if err := revised("domain "+n.name, old, &was, &was.Revision, ifRevision); err != nil {
+			return nil, err
+		}
+		for _, use := range d.Pipeline {
+			_, known, err := r.deps.Rows.Row(dunlin.MetaShard, dunlin.TablePlugins, name{d.Tenant, use.Plugin}.key())
+			if err != nil {
+				return nil, err
+			}
+			if !known {
+				return nil, invalid("the pipeline of domain %s names plugin %q, which does not exist", d.ID, use.Plugin)
+			}
+		}
+		d.Revision, d.UpdatedAt = was.Revision+1, at
+		return json.Marshal(d)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("put domain %s: %w", d.ID, err)
+	}
+	return &d, nil
+}
+
+func (r *Registry) roomFor(n name) error {
+	v := r.view.Load()
+	if v.domains[n] != nil {
+		return nil
+	}
+	count := 0
+	for other := range v.domains {
+		if other.tenant == n.tenant {
+			count++
+		}
+	}
+	if count >= domainsMax {
+		return invalid("the tenant has %d domains already", count)
+	}
+	return nil
+}
+
+func checkDomain(d *dunlin.Domain) error {
+	if err := errors.Join(d.Tenant.Validate(), d.ID.Validate(), bounded("owner", d.Owner, textBytesMax),
+		bounded("description", d.Description, textBytesMax)); err != nil {
+		return err
+	}
+	switch {
+	case d.Owner == "":
+		return invalid("domain %s names no owner", d.ID)
+	case d.UnknownDevices != "" && d.UnknownDevices != dunlin.UnknownReject && d.UnknownDevices != dunlin.UnknownRegister:
+		return invalid("unknown_devices is %q, want %q or %q", d.UnknownDevices, dunlin.UnknownReject, dunlin.UnknownRegister)
+	case d.SkewMax < 0 || d.RetentionAge < 0 || d.PayloadBytesMax < 0:
+		return invalid("skew_max, retention_age and payload_bytes_max of domain %s must not be negative", d.ID)
+	case len(d.Pipeline) > pipelineMax:
+		return invalid("the pipeline of domain %s has %d plugins, want at most %d", d.ID, len(d.Pipeline), pipelineMax)
+	}
+	for i, use := range d.Pipeline {
+		if err := dunlin.ValidatePluginName(use.Plugin); err != nil {
+			return fmt.Errorf("pipeline, plugin %d: %w", i+1, err)
+		}
+		if len(use.Config) > configBytesMax {
+			return invalid("the configuration of plugin %s has %d bytes, want at most %d", use.Plugin, len(use.Config), configBytesMax)
+		}
+		var object map[string]json.RawMessage
+		config := bytes.TrimSpace(use.Config)
+		if len(config) > 0 && (json.Unmarshal(config, &object) != nil || object == nil) {
+			return invalid("the configuration of plugin %s is not a JSON object", use.Plugin)
+		}
+	}
+	return nil
+}
+
+// DeleteDomain implements dunlin.Registrar. From when it looks for devices until it is done, none is put into the domain
+// here; one that is registering itself at the very moment may be left without: it keeps its readings, and runs no plugin.
+func (r *Registry) DeleteDomain(ctx context.Context, t dunlin.Tenant, id dunlin.DomainID, ifRevision uint64) error {
+	n := name{tenant(t), string(id)}
+	r.leaving(n, true)
+	defer r.leaving(n, false)
+	err := r.update(ctx, dunlin.TableDomains, n.key(), func(_ dunlin.Time, old []byte) ([]byte, error) {
+		var was dunlin.Domain
+		if old == nil {
+			return nil, notFound("domain", n.name)
+		}
+		if err := revised("domain "+n.name, old, &was, &was.Revision, ifRevision); err != nil {
+			return nil, err
+		}
+		for s := range r.cfg.Shards {
+			ids, err := r.deps.Rows.DevicesOf(dunlin.ShardID(s), dunlin.DevicesQuery{Tenant: n.tenant, Domain: id, Limit: 1}, "")
+			if err != nil {
+				return nil, err
+			}
+			if len(ids) > 0 {
+				return nil, fmt.Errorf("%w: device %s belongs to domain %s", dunlin.ErrConflict, ids[0], id)
+			}
+		}
+		return nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("delete domain %s: %w", id, err)
+	}
+	return nil
+}
+
+func (r *Registry) leaving(n name, is bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if is {
+		r.mu.leaving[n] = true
+	} else {
+		delete(r.mu.leaving, n)
+	}
+}
+
+// domainFor says whether devices and credentials may name the domain.
+func (r *Registry) domainFor(t dunlin.Tenant, d dunlin.DomainID) error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	n := name{t, string(d)}
+	if r.view.Load().domains[n] == nil || r.mu.leaving[n] {
+		return invalid("there is no domain %q", d)
+	}
+	return nil
+}
