@@ -196,10 +196,11 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	for _, rd := range g.listening() {
 		readers.Go(rd.run)
 	}
-	stop := context.AfterFunc(ctx, g.close)
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { g.close(); close(closed) })
 	readers.Wait() // until ctx ended and everything is drained, or a socket failed
-	if stop() {
-		g.close()
+	if !stop() {
+		<-closed
 	}
 	cancel(dunlin.ErrUnavailable)
 	close(g.jobs) // its only senders, the readers, have ended
