@@ -11,7 +11,7 @@ import (
 
 // nullLog and nullState cost nothing, so that what is measured is Raft and the host.
 type nullLog struct {
-	memLog
+	*memLog
 	null bool
 }
 
@@ -22,7 +22,7 @@ func (l *nullLog) Append(rows []dunlin.LogRow, sync bool) error {
 	return l.memLog.Append(rows, sync)
 }
 
-type nullState struct{ memState }
+type nullState struct{ *memState }
 
 func (s *nullState) Apply([]dunlin.Committed) error { return nil }
 
@@ -40,8 +40,8 @@ func BenchmarkEntry(b *testing.B) {
 	const shards = 64
 	owned := make(chan dunlin.ShardID, shards)
 	terms := make([]uint64, shards)
-	log := &nullLog{memLog: *newMemLog(shards)}
-	h, err := Open(Config{Log: log, StateMachine: &nullState{memState: *newMemState(shards)},
+	log := &nullLog{memLog: newMemLog(shards)}
+	h, err := Open(Config{Log: log, StateMachine: &nullState{newMemState(shards)},
 		OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) {
 			if owner {
 				terms[sh] = term
