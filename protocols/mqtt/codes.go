@@ -41,6 +41,7 @@ const (
 	codeClientID          byte = 0x85
 	codeBadLogin          byte = 0x86
 	codeNotAuthorized     byte = 0x87
+	codeUnavailable       byte = 0x88
 	codeServerBusy        byte = 0x89
 	codeShuttingDown      byte = 0x8B
 	codeBadAuthMethod     byte = 0x8C
@@ -82,6 +83,14 @@ func reason(err error) string {
 func malformed(why string) *fault { return &fault{codeMalformed, why} }
 func violation(why string) *fault { return &fault{codeProtocolError, why} }
 
+// connackCode makes of a reason to end a connection one that a CONNACK may give.
+func connackCode(code byte) byte {
+	if code == codeTakenOver || code == codeShuttingDown {
+		return codeUnavailable
+	}
+	return code
+}
+
 // connackV3 maps a reason code to the return codes of MQTT 3.1.1 (§3.2.2.3). 0 means that there is none: the connection is
 // closed without a CONNACK.
 func connackV3(code byte) byte {
@@ -90,7 +99,7 @@ func connackV3(code byte) byte {
 		return 1
 	case codeClientID:
 		return 2
-	case codeServerBusy, codeQuotaExceeded, codeUnspecified, codeImplementation, codeShuttingDown:
+	case codeServerBusy, codeQuotaExceeded, codeUnspecified, codeImplementation, codeUnavailable:
 		return 3
 	case codeBadLogin:
 		return 4

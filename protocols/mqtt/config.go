@@ -18,7 +18,7 @@ type Config struct {
 	SubscriptionsMax int   // of one session; default 32, at most 1,024
 	PacketBytesMax   int   // of one packet; default 128 KiB, 1 KiB to 1 MiB
 	ConnectBytesMax  int   // of a CONNECT; default 8 KiB, at most PacketBytesMax
-	InputBytesMax    int64 // of unfinished packets of all connections; default 64 MiB
+	InputBytesMax    int64 // of packets of all connections that are not complete or must wait; default 128 MiB
 	TopicBytesMax    int   // default 256
 	ClientIDBytesMax int   // default 128
 	TopicAliasMax    int   // MQTT 5 topic aliases of one connection; default 8, at most 64; negative: none
@@ -93,7 +93,7 @@ func (c *Config) validate() error {
 		c.Addr = "127.0.0.1:1883"
 	}
 	if c.InputBytesMax <= 0 {
-		c.InputBytesMax = 64 << 20
+		c.InputBytesMax = 128 << 20
 	}
 	if c.TopicAliasMax == 0 {
 		c.TopicAliasMax = 8

@@ -286,7 +286,7 @@ func (c *conn) endLocked(t *turn, e ending) {
 		if was == phaseOpen {
 			t.out = appendDisconnect(t.out, f, m.quiet, m.v5)
 		} else {
-			t.out = appendConnack(t.out, &connack{code: f.code, why: f.why}, m.v5)
+			t.out = appendConnack(t.out, &connack{code: connackCode(f.code), why: f.why}, m.v5)
 		}
 	}
 	c.g.leaveHalfOpen(c)

@@ -104,9 +104,10 @@ type follower struct {
 }
 
 var (
-	errGone     = errors.New("the session went on without this connection")
-	errNoOffer  = errors.New("nothing subscribed")
-	errLostSpot = &fault{codeQuotaExceeded, "the log no longer keeps what this subscriber has not read; its session ends"}
+	errGone      = errors.New("the session went on without this connection")
+	errNoOffer   = errors.New("nothing subscribed")
+	errFeedEnded = errors.New("the feed ended")
+	errLostSpot  = &fault{codeQuotaExceeded, "the log no longer keeps what this subscriber has not read; its session ends"}
 )
 
 func (w *follower) run(ctx context.Context) {
@@ -207,6 +208,9 @@ func (w *follower) stream(ctx context.Context) error {
 		if int(sh) < len(cur) {
 			cur[sh] = max(cur[sh], item.Index+1)
 		}
+	}
+	if ctx.Err() == nil {
+		return errFeedEnded
 	}
 	return ctx.Err()
 }

@@ -130,6 +130,9 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	g.life = life
 	loops, err := newLoops(g)
 	if err != nil {
+		for _, l := range g.listeners {
+			l.Close()
+		}
 		return fmt.Errorf("mqtt: %w", err)
 	}
 	g.loops = loops
@@ -137,7 +140,7 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	var accepting, serving sync.WaitGroup
 	for _, l := range g.loops {
 		serving.Go(func() {
-			if err := l.run(life); err != nil {
+			if err := l.run(); err != nil {
 				failed <- err
 			}
 		})
@@ -167,9 +170,15 @@ func (g *Gateway) Serve(ctx context.Context) error {
 	g.drain()
 	g.goodbye()
 	cancel(errors.New("mqtt: closed"))
+	for _, l := range g.loops {
+		l.stop()
+	}
 	serving.Wait()
 	g.closeAll()
 	g.work.Wait()
+	for _, l := range g.loops {
+		l.discard()
+	}
 	if err != nil {
 		return fmt.Errorf("mqtt: %w", err)
 	}
@@ -238,7 +247,13 @@ func (g *Gateway) adopt(nc net.Conn) {
 		g.end(victim, ending{err: errHalfOpen, dead: true})
 	}
 	g.wheel.set(&c.timer, c.mu.since.Add(g.cfg.ConnectTimeout))
-	if err := start(); err != nil {
+	c.mu.Lock()
+	var err error
+	if !c.mu.closed {
+		err = start()
+	}
+	c.mu.Unlock()
+	if err != nil {
 		g.log.LogAttrs(g.life, slog.LevelWarn, "mqtt: accept", slog.Any("err", err))
 		g.end(c, ending{err: err, dead: true})
 	}

@@ -212,21 +212,19 @@ func TestSlowSubscriber(t *testing.T) {
 // bounded checks that no session holds more than its window.
 func bounded(t *testing.T, g *Gateway) {
 	t.Helper()
-	g.sessions.mu.Lock()
-	defer g.sessions.mu.Unlock()
-	for _, s := range g.sessions.mu.byKey {
+	for _, c := range g.snapshot() {
+		c.mu.Lock()
+		s, n := c.mu.m.sess, len(c.mu.out)
+		c.mu.Unlock()
+		if n > 2*outMax {
+			t.Errorf("%d bytes wait for the socket, want at most %d", n, 2*outMax)
+		}
+		if s == nil {
+			continue
+		}
 		s.mu.Lock()
 		if s.mu.flow != nil && s.mu.flow.box.n > g.cfg.WindowMax {
 			t.Errorf("%d messages in the window, want at most %d", s.mu.flow.box.n, g.cfg.WindowMax)
-		}
-		if c := s.mu.conn; c != nil {
-			s.mu.Unlock()
-			c.mu.Lock()
-			if n := len(c.mu.out); n > 2*outMax {
-				t.Errorf("%d bytes wait for the socket, want at most %d", n, 2*outMax)
-			}
-			c.mu.Unlock()
-			s.mu.Lock()
 		}
 		s.mu.Unlock()
 	}

@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -70,15 +69,7 @@ func newLoop(g *Gateway) (*loop, error) {
 }
 
 // run serves the loop's connections until stop.
-func (l *loop) run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() {
-		l.closing.Store(true)
-		l.ring()
-	})()
-	defer func() {
-		l.file.Close() // and epfd
-		unix.Close(l.wakes)
-	}()
+func (l *loop) run() error {
 	raw, err := l.file.SyscallConn()
 	if err != nil {
 		return err
@@ -198,6 +189,13 @@ func (l *loop) event(t *turn, w *pollWire, events uint32) {
 	l.again = append(l.again, w)
 }
 
+// stop ends run.
+func (l *loop) stop() {
+	l.closing.Store(true)
+	l.ring()
+}
+
+// ring wakes the loop.
 func (l *loop) ring() {
 	one := [8]byte{1}
 	unix.Write(l.wakes, one[:])
@@ -218,12 +216,12 @@ func (l *loop) adopt(c *conn, nc *net.TCPConn) (*pollWire, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &pollWire{c: c, l: l, fd: fd, name: nc.RemoteAddr().String()}
+	w := &pollWire{c: c, l: l, fd: fd, at: -1, name: nc.RemoteAddr().String()}
 	nc.Close() // the duplicate keeps the connection
 	return w, nil
 }
 
-// watch begins to read.
+// watch begins to read. The caller holds the connection's lock.
 func (l *loop) watch(w *pollWire) error {
 	l.mu.Lock()
 	if n := len(l.mu.free); n > 0 {
@@ -246,7 +244,7 @@ func (l *loop) watch(w *pollWire) error {
 func (l *loop) release(w *pollWire) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mu.wires[w.at] == w {
+	if w.at >= 0 && l.mu.wires[w.at] == w {
 		l.mu.wires[w.at] = nil
 		l.mu.free = append(l.mu.free, w.at)
 	}
@@ -327,14 +325,14 @@ func newLoops(g *Gateway) ([]*loop, error) {
 	return loops, nil
 }
 
-// discard releases a loop that was never run.
+// discard releases the loop's descriptors. Nobody may ring any more.
 func (l *loop) discard() {
-	l.file.Close()
+	l.file.Close() // and epfd
 	unix.Close(l.wakes)
 }
 
-// pollable gives nc to the loop if it can.
-func (l *loop) wire(c *conn, nc net.Conn) (wire, func() error, error) {
+// wire makes the loop drive nc if it can, which begins with start.
+func (l *loop) wire(c *conn, nc net.Conn) (_ wire, start func() error, err error) {
 	tcp, ok := nc.(*net.TCPConn)
 	if !ok {
 		return nil, nil, nil

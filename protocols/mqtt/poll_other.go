@@ -2,17 +2,16 @@
 
 package mqtt
 
-import (
-	"context"
-	"net"
-)
+import "net"
 
 // loop exists on Linux only; elsewhere every connection has a goroutine.
 type loop struct{}
 
 func newLoops(*Gateway) ([]*loop, error) { return nil, nil }
 
-func (*loop) run(context.Context) error { return nil }
+func (*loop) run() error { return nil }
+
+func (*loop) stop() {}
 
 func (*loop) discard() {}
 

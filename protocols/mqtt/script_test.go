@@ -32,7 +32,7 @@ import (
 //	change DEVICE …           an entry in the log
 //	advance 10s               time goes by
 func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &script{t: t, clients: map[string]*scriptClient{}}
 			datadriven.RunTest(t, path, s.run)
