@@ -128,3 +128,39 @@ func (n *node) sender(no, each int, box *inbox) {
 		}
 	}
 }
+
+// TestFewAtATime has so few uplinks in flight that the committer's goroutine answers them, while the drummer runs the same
+// actor for others and for those who ask: the race detector and the store watch.
+func TestFewAtATime(t *testing.T) {
+	st := newStore()
+	h := newHost(st)
+	n := open(t, st, func(n *node, _ *Config) {
+		n.log.async = func(round []proposal, _ *store) { h.rounds <- round }
+	})
+	const devices, each = 8, 300
+	var all sync.WaitGroup
+	for i := range devices {
+		all.Go(func() {
+			dev := in(1, i)
+			for k := range uint64(each) {
+				if r := n.one(uplinkIn("cold", dev, k+1, nil)); r.Err != nil || r.Seq != k+1 {
+					t.Errorf("%s: %+v, want seq %d", dev, r, k+1)
+					return
+				}
+				if k%10 == uint64(i) {
+					a, err := n.System().Root.RequestFuture(NewPID(key(dev)), &Ask{}, 5*time.Second).Result()
+					if err != nil || a.(*Answer).Twin.Version != k+1 {
+						t.Errorf("%s asked after its answer: %+v, %v", dev, a, err)
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	n.close()
+	close(h.rounds)
+	h.all.Wait()
+	if kept := st.inputs(); kept != devices*each {
+		t.Errorf("%d kept, want %d", kept, devices*each)
+	}
+}

@@ -241,6 +241,7 @@ func TestMailboxIsBounded(t *testing.T) {
 		}
 		n.log.take()[0].commit(n.store)
 		b.wait()
+		synctest.Wait() // the room is given back after the answers
 		if n.shards[0].box.events.Load() != 0 || n.shards[0].box.bytes.Load() != 0 {
 			t.Errorf("%d events still reserved", n.shards[0].box.events.Load())
 		}
@@ -336,6 +337,39 @@ func TestTimersFireOnce(t *testing.T) {
 		}
 		if len(fired) != 20 {
 			t.Errorf("%d timers fired, want 20", len(fired))
+		}
+	})
+}
+
+// More timers than a turn takes are due at once in one shard: the rest follows when the first have been committed.
+func TestManyTimersAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = turnTimersMax*2 + 10
+		fired := map[dunlin.DeviceID]int{}
+		n := open(t, newStore(), func(n *node, _ *Config) {
+			n.plugin.f = func(_ dunlin.DomainID, _ int, now dunlin.Time, w *dunlin.Work) {
+				if w.Inputs[0].Kind == dunlin.InputTimer {
+					fired[w.Device]++
+				} else {
+					w.Outcome.Timers = []dunlin.TimerSet{{Name: "noon", Due: dunlin.TimeOf(time.Date(2000, 1, 1, 12, 0, 0, 0, time.UTC))}}
+				}
+			}
+		})
+		defer n.close()
+		b := newInbox(many)
+		for i := range many {
+			n.Ingest(uplinkIn("cold", in(3, i), uint64(i+1), b))
+		}
+		b.wait()
+		after(12*time.Hour + time.Second)
+		synctest.Wait()
+		if len(fired) != many {
+			t.Errorf("%d timers fired by a second past noon, want %d", len(fired), many)
+		}
+		for dev, times := range fired {
+			if times != 1 {
+				t.Errorf("timer of %s fired %d times", dev, times)
+			}
 		}
 	})
 }

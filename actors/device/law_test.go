@@ -194,13 +194,19 @@ func (l *life) answers(as Answers, taken []*dunlin.Uplink, seq uint64) {
 
 // same compares the machine's state with the fold of all changes.
 func (l *life) same() {
-	a, b := fmt.Sprintf("%+v", *l.m.State()), fmt.Sprintf("%+v", l.model)
+	a, b := fields(l.m.State()), fields(&l.model)
 	if a != b {
 		l.t.Fatalf("Apply and Merge differ:\n%s\n%s", a, b)
 	}
 	if len(l.model.Timers) > dunlin.TimersPerDeviceMax || cap(l.m.State().Seen) > 2*dunlin.SeenMax {
 		l.t.Fatalf("%d timers, room for %d messages", len(l.model.Timers), cap(l.m.State().Seen))
 	}
+}
+
+// fields renders a state; as a whole it would print as its key, whose String it has.
+func fields(s *dunlin.DeviceState) string {
+	return fmt.Sprintf("%s %q %d %d %+v %q %+v %+v %+v", s.DeviceKey, s.Domain, s.Version, s.SeenAt, s.Reported, s.Plugins,
+		s.Alerts, s.Timers, s.Seen)
 }
 
 // clone copies what DeltaOf and Merge would take over.
