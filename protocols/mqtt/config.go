@@ -34,8 +34,8 @@ type Config struct {
 	WriteTimeout     time.Duration // how long a client may read nothing; default 30 s
 	DrainMax         time.Duration // how long closing waits for commits under way; default 400 ms
 
-	Loops    int  // epoll loops; default one for two cores, at most 16
-	Flushers int  // goroutines that write acks; default one for two cores, at most 16
+	Loops    int  // epoll loops; default one a core up to 8
+	Flushers int  // goroutines that write acks; default one a core up to 8
 	Portable bool // a goroutine a connection instead of epoll; always so elsewhere than on Linux
 
 	Clock func() dunlin.Time // default the system's
@@ -67,8 +67,8 @@ func (c *Config) validate() error {
 		{"ReceiveMax", &c.ReceiveMax, 64, 1, 1024},
 		{"WindowMax", &c.WindowMax, 128, 1, 4096},
 		{"WindowBytesMax", &c.WindowBytesMax, 1 << 20, 1 << 10, 64 << 20},
-		{"Loops", &c.Loops, (cores + 1) / 2, 1, 16},
-		{"Flushers", &c.Flushers, (cores + 1) / 2, 1, 16},
+		{"Loops", &c.Loops, min(cores, 8), 1, 64},
+		{"Flushers", &c.Flushers, min(cores, 8), 1, 64},
 	} {
 		if *d.v == 0 {
 			*d.v = min(d.def, d.high)
@@ -77,7 +77,6 @@ func (c *Config) validate() error {
 			return fmt.Errorf("%w: mqtt %s %d, want %d to %d", dunlin.ErrInvalid, d.name, *d.v, d.low, d.high)
 		}
 	}
-	c.Loops, c.Flushers = min(c.Loops, 16), min(c.Flushers, 16)
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration

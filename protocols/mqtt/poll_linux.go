@@ -78,8 +78,8 @@ func (l *loop) run() error {
 	var failed error
 	err = raw.Read(func(uintptr) bool {
 		for {
-			n, err := unix.EpollWait(l.epfd, l.events[:], 0)
-			if err != nil && err != unix.EINTR {
+			n, err := rawEpollWait(l.epfd, l.events[:])
+			if err != 0 && err != unix.EINTR {
 				failed = fmt.Errorf("epoll: %w", err)
 				return true
 			}
@@ -168,14 +168,14 @@ func (l *loop) event(t *turn, w *pollWire, events uint32) {
 			c.mu.paused = true // resume reads on, to the end
 			return
 		}
-		n, err := unix.Read(w.fd, l.buf)
+		n, err := rawRead(w.fd, l.buf)
 		switch {
 		case err == unix.EAGAIN:
 			return
 		case err == unix.EINTR:
 			continue
-		case err != nil:
-			c.eofLocked(t, err)
+		case err != 0:
+			c.eofLocked(t, os.NewSyscallError("read", err))
 			return
 		case n == 0:
 			c.eofLocked(t, nil)
@@ -267,12 +267,12 @@ func (w *pollWire) remote() string { return w.name }
 
 func (w *pollWire) write(b []byte) (n int, err error) {
 	for n < len(b) {
-		k, err := unix.Write(w.fd, b[n:])
+		k, err := rawWrite(w.fd, b[n:])
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			return n, errBlocked
-		case err != nil:
+		case err != 0:
 			return n, os.NewSyscallError("write", err)
 		default:
 			n += k
