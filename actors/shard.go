@@ -207,13 +207,17 @@ func (s *shard) endTerm() {
 	}
 }
 
-// drop forgets all cells and refuses the uplinks that wait in them and in the mailbox. Cells of turns in flight live on in
-// these.
+// drop forgets all cells and refuses the uplinks that wait in them and in the mailbox.
 func (s *shard) drop(err error) {
 	s.backlog.append(s.box.take())
 	for u := s.backlog.pop(); u != nil; u = s.backlog.pop() {
 		s.answer(u, refusal(err))
 	}
+	s.dropCells(err)
+}
+
+// dropCells forgets all cells and refuses the uplinks that wait in them. Cells of turns in flight live on in these.
+func (s *shard) dropCells(err error) {
 	for _, c := range s.cells.ring {
 		s.refuseQueue(c, err)
 		if c.Phase() == device.Gathering {
@@ -223,8 +227,8 @@ func (s *shard) drop(err error) {
 	s.cells.clear()
 }
 
-// fail is what a restart after a panic does: nobody waits for ever, turns in flight come back to the next incarnation, and
-// every other cell is read from the store again.
+// fail is what a restart after a panic does: nobody waits for ever, turns in flight come back to the next incarnation, every
+// other cell is read from the store again, and what is still in the mailbox has its turn later.
 func (s *shard) fail() {
 	s.dir.met.restarts.Inc()
 	s.dir.cfg.Log.Warn("shard actor restarts", slog.Int("shard", int(s.id)))
@@ -237,7 +241,7 @@ func (s *shard) fail() {
 	s.settled, s.current = nil, nil
 	term := s.term
 	s.endTerm()
-	s.drop(errFailed)
+	s.dropCells(errFailed)
 	if term != 0 {
 		s.coming = term
 		s.begin()
