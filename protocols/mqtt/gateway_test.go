@@ -355,8 +355,10 @@ func TestClose(t *testing.T) {
 			c.publish("d/d1/t", 1, 5, "1")
 			eventually(t, "the uplink", func() bool { return s.count() == 1 })
 			go func() {
+				tick := time.NewTicker(time.Millisecond)
+				defer tick.Stop()
 				for !g.draining.Load() {
-					time.AfterFunc(time.Millisecond, func() {})
+					<-tick.C
 				}
 				s.answer(s.take(0), nil)
 			}()
