@@ -49,7 +49,15 @@ type DueTimer struct {
 
 // DeltaOf returns what c changes in its device's state. It shares c's memory.
 func DeltaOf(c *Change) DeviceState {
-	d := DeviceState{DeviceKey: c.DeviceKey, Domain: c.Domain, Version: c.Version, Alerts: c.Alerts}
+	var d DeviceState
+	d.SetDelta(c)
+	return d
+}
+
+// SetDelta makes d what DeltaOf returns, in the memory that d has.
+func (d *DeviceState) SetDelta(c *Change) {
+	*d = DeviceState{DeviceKey: c.DeviceKey, Domain: c.Domain, Version: c.Version, Alerts: c.Alerts,
+		Reported: d.Reported[:0], Plugins: d.Plugins[:0], Timers: d.Timers[:0], Seen: d.Seen[:0]}
 	for i := range c.Inputs {
 		in := &c.Inputs[i]
 		if in.Kind == InputTimer {
@@ -76,7 +84,6 @@ func DeltaOf(c *Change) DeviceState {
 	for _, t := range c.Timers {
 		d.setTimer(t, true)
 	}
-	return d
 }
 
 // Merge folds the newer delta into s. With final set, s is a whole state afterwards: cleared alerts and cancelled timers

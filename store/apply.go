@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -29,7 +28,9 @@ type applier struct {
 	end     []byte
 	value   []byte
 	recs    []dunlin.Record
+	delta   dunlin.DeviceState
 	alerts  map[string]alertPlace // of transitions in this batch, by their row's key
+	timed   []timerMove
 }
 
 // shardStep is how far the batch brings a shard.
@@ -148,13 +149,11 @@ func (a *applier) begin(s *State, indexed bool) error {
 }
 
 func (a *applier) commit(s *State) error {
+	slices.Sort(a.touched)
+	a.value = append(a.value[:0], opVersion)
 	for _, shard := range a.touched {
 		next := &a.next[shard]
-		a.key = appendHead(a.key[:0], shard, tabApplied)
-		a.value = binary.BigEndian.AppendUint64(a.value[:0], next.applied)
-		if err := a.batch.Set(a.key, a.value, nil); err != nil {
-			return err
-		}
+		a.value = appendApplied(a.value, shard, next.applied)
 		if next.conf != nil {
 			a.key = appendHead(a.key[:0], shard, tabConf)
 			if err := a.batch.Set(a.key, next.conf, nil); err != nil {
@@ -162,8 +161,15 @@ func (a *applier) commit(s *State) error {
 			}
 		}
 	}
+	a.key = appendHead(a.key[:0], allShards, tabApplied)
+	if err := a.batch.Merge(a.key, a.value, nil); err != nil {
+		return err
+	}
 	if err := s.eng.commit(a.batch, pebble.NoSync); err != nil {
 		return err
+	}
+	for i := range a.timed {
+		s.hot[a.timed[i].shard].move(&a.timed[i])
 	}
 	for _, shard := range a.touched {
 		next := &a.next[shard]
@@ -189,6 +195,8 @@ func (a *applier) reset(s *State) {
 	clear(a.entries)
 	a.entries = a.entries[:0]
 	clear(a.alerts)
+	clear(a.timed)
+	a.timed = a.timed[:0]
 	if s.eng.die.failed() != nil {
 		return // the batch may still be in a broken pipeline
 	}
@@ -217,14 +225,14 @@ func (a *applier) apply(shard dunlin.ShardID, e *dunlin.Entry) error {
 }
 
 func (a *applier) change(shard dunlin.ShardID, e *dunlin.Entry, c *dunlin.Change) error {
-	delta := dunlin.DeltaOf(c)
+	delta := &a.delta
+	delta.SetDelta(c)
 	if len(delta.Seen) > dunlin.SeenMin {
 		// A fold would trim the window: do it now, or a lone operand would differ from a folded one.
-		var s dunlin.DeviceState
-		s.Merge(&delta, false)
-		delta = s
+		delta = &dunlin.DeviceState{}
+		delta.Merge(&a.delta, false)
 	}
-	if err := a.mergeState(shard, &delta); err != nil {
+	if err := a.mergeState(shard, delta); err != nil {
 		return err
 	}
 	if err := a.readings(shard, c); err != nil {
@@ -334,34 +342,6 @@ func (a *applier) alert(shard dunlin.ShardID, al *dunlin.Alert) error {
 	}
 	a.key = appendAlertTime(a.key[:0], shard, al, place)
 	return a.batch.Set(a.key, a.value, nil)
-}
-
-// timers takes fired and replaced timers out of the index and puts armed ones in.
-func (a *applier) timers(shard dunlin.ShardID, c *dunlin.Change) error {
-	for i := range c.Inputs {
-		if in := &c.Inputs[i]; in.Kind == dunlin.InputTimer {
-			a.key = appendTimer(a.key[:0], shard, in.Received, c.DeviceKey, in.Timer)
-			if err := a.batch.Delete(a.key, nil); err != nil {
-				return err
-			}
-		}
-	}
-	for i := range c.Timers {
-		t := &c.Timers[i]
-		if t.Was != 0 && t.Was != t.Due {
-			a.key = appendTimer(a.key[:0], shard, t.Was, c.DeviceKey, t.Name)
-			if err := a.batch.Delete(a.key, nil); err != nil {
-				return err
-			}
-		}
-		if t.Due != 0 {
-			a.key = appendTimer(a.key[:0], shard, t.Due, c.DeviceKey, t.Name)
-			if err := a.batch.Set(a.key, nil, nil); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // deadLetters keeps the inputs that a stage failed on.

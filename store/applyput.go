@@ -72,6 +72,7 @@ func (a *applier) deleteDevice(shard dunlin.ShardID, key dunlin.DeviceKey) error
 	}
 	if found {
 		for _, t := range st.Timers {
+			a.timed = append(a.timed, timerMove{shard, key, t.Name, 0})
 			a.key = appendTimer(a.key[:0], shard, t.Due, key, t.Name)
 			if err := a.batch.Delete(a.key, nil); err != nil {
 				return err

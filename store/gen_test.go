@@ -30,7 +30,8 @@ type fridge struct {
 	version uint64
 	temp    float64
 	due     dunlin.Time
-	alert   *dunlin.Alert
+	alerts  [2]*dunlin.Alert
+	daily   dunlin.Time
 }
 
 var fleetStart = dunlin.TimeOf(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))
@@ -103,31 +104,41 @@ func (f *fleet) change(d *fridge) dunlin.Change {
 		st = dunlin.StageResult{Hash: st.Hash, Failure: "out of fuel"}
 	}
 	c.Stages = []dunlin.StageResult{st}
-	if !f.plain && f.rng.IntN(8) == 0 {
+	if !f.plain && f.rng.IntN(4) == 0 {
 		f.alert(d, &c, received)
 	}
 	c.Timers = []dunlin.TimerSet{{Name: "silence", Due: received + 600_000_000, Was: d.due}}
 	d.due = received + 600_000_000
+	if !f.plain && f.rng.IntN(4) == 0 {
+		t := dunlin.TimerSet{Name: "daily", Was: d.daily}
+		if d.daily == 0 || f.rng.IntN(2) == 0 {
+			t.Due = received + 86_400_000_000
+		}
+		d.daily = t.Due
+		c.Timers = append(c.Timers, t)
+	}
 	return c
 }
 
 func (f *fleet) alert(d *fridge, c *dunlin.Change, at dunlin.Time) {
 	value := d.temp
+	rule := f.rng.IntN(2)
+	alert := &d.alerts[rule]
 	switch {
-	case d.alert == nil:
-		d.alert = &dunlin.Alert{Tenant: d.key.Tenant, Device: d.key.Device, Domain: c.Domain, Rule: "too-warm", Severity: dunlin.Major,
+	case *alert == nil:
+		*alert = &dunlin.Alert{Tenant: d.key.Tenant, Device: d.key.Device, Domain: c.Domain, Rule: []string{"too-warm", "open"}[rule], Severity: dunlin.Major,
 			State: dunlin.AlertRaised, Text: "mean of 5 above 8 Cel", Value: &value, RaisedAt: at, RaisedSeq: c.Version, At: at, Seq: c.Version}
-		c.Alerts = []dunlin.Alert{*d.alert}
+		c.Alerts = append(c.Alerts, **alert)
 	case f.rng.IntN(2) == 0: // updated
-		a := *d.alert
+		a := **alert
 		a.At, a.Seq, a.Severity = at, c.Version, dunlin.Critical
-		d.alert = &a
-		c.Alerts = []dunlin.Alert{a}
+		*alert = &a
+		c.Alerts = append(c.Alerts, a)
 	default:
-		a := *d.alert
+		a := **alert
 		a.State, a.At, a.ClearedAt, a.Seq = dunlin.AlertCleared, at, at, c.Version
-		d.alert = nil
-		c.Alerts = []dunlin.Alert{a}
+		*alert = nil
+		c.Alerts = append(c.Alerts, a)
 	}
 }
 

@@ -11,13 +11,13 @@ import (
 // The tables of the state engine: the third byte of a key. docs/formats/keys.md has the rows; a table's number is never
 // used again for something else.
 const (
-	tabApplied   byte = 0x01 // → applied index
+	tabApplied   byte = 0x01 // → applied index, of the shard alone or (shard FFFF) of those that batches touched (merge)
 	tabConf      byte = 0x02 // → replica set after the last membership change
 	tabDevice    byte = 0x10 // tenant device → state (merge)
 	tabReadings  byte = 0x11 // tenant device bucket → columnar block (merge)
 	tabAlert     byte = 0x12 // tenant device rule key seq → where the alert's row is
 	tabAlertTime byte = 0x13 // tenant cleared ^at device rule key seq → alert
-	tabTimer     byte = 0x14 // due tenant device name → nothing
+	tabTimer     byte = 0x14 // slot of due, tenant device name → nothing
 	tabDead      byte = 0x15 // tenant device → newest dead letters (merge)
 	tabRegistry  byte = 0x16 // table key → document
 	tabDomain    byte = 0x17 // tenant domain device → nothing
@@ -143,7 +143,7 @@ func appendAlertTimeHead(dst []byte, shard dunlin.ShardID, tenant dunlin.Tenant,
 
 func appendTimer(dst []byte, shard dunlin.ShardID, due dunlin.Time, k dunlin.DeviceKey, name string) []byte {
 	dst = appendHead(dst, shard, tabTimer)
-	dst = appendTime(dst, due)
+	dst = appendTime(dst, dunlin.Time(slotOf(due)))
 	dst = appendName(dst, k.Tenant)
 	dst = appendName(dst, k.Device)
 	return appendName(dst, name)

@@ -56,11 +56,12 @@ func FuzzKeys(f *testing.F) {
 		_, _, _ = cutName(b)
 		_, _ = cutIndex(b)
 		if len(b) >= keyHead {
-			_, _ = cutTimer(b)
+			_, _, _ = cutTimer(b)
 			_, _ = cutSegmentInfo(b, b)
 		}
 		_, _, _ = cutAlert(b)
 		_, _ = cutLetters(nil, b)
+		_, _ = cutApplied(nil, b)
 		_, _, _ = decodeState(b)
 		_, _ = cutLogValue(b)
 		_, _ = parseMoment(string(b))

@@ -35,6 +35,8 @@ func newMerger() *pebble.Merger {
 			f.merge = mergeBlocks
 		case tabDead:
 			f.merge = mergeDead
+		case tabApplied:
+			f.merge = mergeApplied
 		default:
 			return nil, fmt.Errorf("%w: merge operand in table %#x", dunlin.ErrInvalid, key[2])
 		}
@@ -209,4 +211,62 @@ func cutLetters(dst [][]byte, op []byte) ([][]byte, error) {
 		b = b[n+int(size):]
 	}
 	return dst, nil
+}
+
+// appliedIndex is a part of an applied operand: a version byte, then shard and index as uvarints, by shard.
+type appliedIndex struct {
+	shard dunlin.ShardID
+	index uint64
+}
+
+func appendApplied(dst []byte, shard dunlin.ShardID, index uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(dst, uint64(shard)), index)
+}
+
+func cutApplied(dst []appliedIndex, op []byte) ([]appliedIndex, error) {
+	bad := fmt.Errorf("%w: applied operand of %d bytes", dunlin.ErrInvalid, len(op))
+	if len(op) == 0 || op[0] != opVersion {
+		return nil, bad
+	}
+	for b := op[1:]; len(b) > 0; {
+		shard, n := binary.Uvarint(b)
+		if n <= 0 || shard >= uint64(allShards) {
+			return nil, bad
+		}
+		index, m := binary.Uvarint(b[n:])
+		if m <= 0 {
+			return nil, bad
+		}
+		dst = append(dst, appliedIndex{dunlin.ShardID(shard), index})
+		b = b[n+m:]
+	}
+	return dst, nil
+}
+
+// mergeApplied keeps the largest index of each shard.
+func mergeApplied(ops [][]byte, _ bool) ([]byte, error) {
+	if len(ops) == 1 {
+		return ops[0], nil
+	}
+	var largest []uint64 // by shard
+	var rows []appliedIndex
+	for _, op := range ops {
+		var err error
+		if rows, err = cutApplied(rows[:0], op); err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			if n := int(r.shard) + 1 - len(largest); n > 0 {
+				largest = append(largest, make([]uint64, n)...)
+			}
+			largest[r.shard] = max(largest[r.shard], r.index)
+		}
+	}
+	v := []byte{opVersion}
+	for shard, index := range largest {
+		if index > 0 {
+			v = appendApplied(v, dunlin.ShardID(shard), index)
+		}
+	}
+	return v, nil
 }

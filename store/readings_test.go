@@ -212,10 +212,11 @@ func TestReadingsRefuseBadQueries(t *testing.T) {
 	}
 }
 
-// History that is older than its domain keeps goes, in whole days; the rest and other domains stay.
+// History that is older than its domain keeps goes, in whole rows; the rest and other domains stay.
 func TestHistoryIsRetained(t *testing.T) {
 	c := small(vfs.NewMem(), 2)
-	now := fleetStart + 10*bucketWidth
+	const day = dunlin.Time(86_400_000_000)
+	now := fleetStart + 10*day
 	c.Clock = func() dunlin.Time { return now }
 	c.Retention = func(_ dunlin.Tenant, d dunlin.DomainID) time.Duration {
 		if d == "short" {
@@ -227,7 +228,7 @@ func TestHistoryIsRetained(t *testing.T) {
 	for i, domain := range []dunlin.DomainID{"short", "long"} {
 		key := dunlin.DeviceKey{Tenant: "default", Device: dunlin.DeviceID("d-" + domain)}
 		for n := range uint64(10) {
-			at := fleetStart + dunlin.Time(n)*bucketWidth
+			at := fleetStart + dunlin.Time(n)*day
 			e := &dunlin.Entry{Shard: dunlin.ShardID(i), Term: 1, At: at, Changes: []dunlin.Change{{DeviceKey: key, Domain: domain, Version: n + 1, Created: n == 0,
 				Inputs: []dunlin.Input{{Kind: dunlin.InputTelemetry, Received: at, Records: []dunlin.Record{{Metric: "a", Kind: dunlin.Number, Num: 1, Time: at}}}}}}}
 			if err := db.State().Apply([]dunlin.Committed{committed(e, n+1)}); err != nil {
@@ -248,5 +249,38 @@ func TestHistoryIsRetained(t *testing.T) {
 		if err != nil || len(p.Rows) != want.rows {
 			t.Errorf("%s has %d rows, %v; want %d", want.device, len(p.Rows), err, want.rows)
 		}
+	}
+}
+
+// The goal is 8 bytes for each report of four metrics, and one that a plugin derived, once it is compacted.
+func TestHistoryBytesPerReading(t *testing.T) {
+	c := small(vfs.NewMem(), 1)
+	c.StateMemTableBytes = 8 << 20
+	db := openTest(t, c)
+	f := newFleet(1, 1, 12)
+	f.plain, f.step = true, 10_000_000 // a report a minute or so
+	changes := 0
+	for i := range uint64(8000) {
+		e := f.entry(0, 1)
+		changes += len(e.Changes)
+		if err := db.State().Apply([]dunlin.Committed{committed(e, i+1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.state.eng.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.state.eng.Compact(t.Context(), []byte{0}, []byte{0xff, 0xff}, false); err != nil {
+		t.Fatal(err)
+	}
+	head := appendHead(nil, 0, tabReadings)
+	bytes, err := db.state.eng.EstimateDiskUsage(head, after(head))
+	if err != nil {
+		t.Fatal(err)
+	}
+	per := float64(bytes) / float64(changes)
+	t.Logf("%.1f bytes a reading", per)
+	if per > 8 {
+		t.Errorf("%.1f bytes a reading, want at most 8", per)
 	}
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,6 +27,7 @@ type State struct {
 		of [][]byte
 	}
 	apply    applier
+	hot      []hotTimers          // by shard
 	onCommit func([]appliedEntry) // journal, archive and Config.OnApplied, in that order
 	metrics  *metrics
 }
@@ -39,33 +39,61 @@ func openState(eng engine, shards int) (*State, error) {
 	s.cut = make([]atomic.Uint64, shards)
 	s.confs.of = make([][]byte, shards)
 	s.apply.next = make([]shardStep, shards)
-	durable, err := eng.NewIter(&pebble.IterOptions{OnlyReadGuaranteedDurable: true})
-	if err != nil {
+	s.hot = make([]hotTimers, shards)
+	if err := loadApplied(eng, s.applied, nil); err != nil {
 		return nil, err
 	}
-	defer durable.Close()
+	if err := loadApplied(eng, s.durable, &pebble.IterOptions{OnlyReadGuaranteedDurable: true}); err != nil {
+		return nil, err
+	}
 	for i := range shards {
-		shard := dunlin.ShardID(i)
+		s.apply.next[i].applied = s.applied[i].Load()
+		var err error
+		if s.confs.of[i], _, err = get(eng, appendHead(nil, dunlin.ShardID(i), tabConf)); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// allShards is the shard in the key of what belongs to none; ShardsMax keeps it free.
+const allShards dunlin.ShardID = 0xffff
+
+// loadApplied fills applied indexes, of each shard the larger of two rows: the one that all batches merge into, because that
+// makes one row of a batch of many shards, and the shard's own, which is there for a shard that came whole from elsewhere.
+func loadApplied(eng engine, applied []atomic.Uint64, o *pebble.IterOptions) error {
+	it, err := eng.NewIter(o)
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	read := func(shard dunlin.ShardID) ([]appliedIndex, error) {
 		key := appendHead(nil, shard, tabApplied)
-		v, ok, err := get(eng, key)
+		if !it.SeekGE(key) || !bytes.Equal(it.Key(), key) {
+			return nil, it.Error()
+		}
+		v, err := it.ValueAndErr()
 		if err != nil {
 			return nil, err
 		}
-		if ok && len(v) != 8 {
-			return nil, fmt.Errorf("%w: applied index of %d bytes", dunlin.ErrInvalid, len(v))
+		return cutApplied(nil, v)
+	}
+	for i := range len(applied) + 1 {
+		shard := dunlin.ShardID(i)
+		if i == len(applied) {
+			shard = allShards
 		}
-		if ok {
-			s.applied[i].Store(binary.BigEndian.Uint64(v))
+		rows, err := read(shard)
+		if err != nil {
+			return err
 		}
-		s.apply.next[i].applied = s.applied[i].Load()
-		if durable.SeekGE(key) && bytes.Equal(durable.Key(), key) && len(durable.Value()) == 8 {
-			s.durable[i].Store(binary.BigEndian.Uint64(durable.Value()))
-		}
-		if s.confs.of[i], _, err = get(eng, appendHead(nil, shard, tabConf)); err != nil {
-			return nil, err
+		for _, r := range rows {
+			if int(r.shard) < len(applied) {
+				applied[r.shard].Store(max(applied[r.shard].Load(), r.index))
+			}
 		}
 	}
-	return s, durable.Error()
+	return nil
 }
 
 func (s *State) check(shard dunlin.ShardID) error {
@@ -133,51 +161,6 @@ func wrapDevice(op string, key dunlin.DeviceKey, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s device %s: %w", op, key, err)
-}
-
-// TimersDue returns armed timers that are due before a moment, oldest first, at most limit, and when the first one that it
-// left out is due (0 if there is none).
-func (s *State) TimersDue(shard dunlin.ShardID, before dunlin.Time, limit int) (due []dunlin.DueTimer, next dunlin.Time, err error) {
-	if err := s.check(shard); err != nil {
-		return nil, 0, err
-	}
-	head := appendHead(nil, shard, tabTimer)
-	it, err := s.eng.NewIter(&pebble.IterOptions{LowerBound: head, UpperBound: after(head)})
-	if err != nil {
-		return nil, 0, fmt.Errorf("timers of shard %d: %w", shard, err)
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		t, err := cutTimer(it.Key())
-		if err != nil {
-			return nil, 0, fmt.Errorf("timers of shard %d: %w", shard, err)
-		}
-		if t.Due >= before || len(due) >= limit {
-			return due, t.Due, nil
-		}
-		due = append(due, t)
-	}
-	if err := it.Error(); err != nil {
-		return nil, 0, fmt.Errorf("timers of shard %d: %w", shard, err)
-	}
-	return due, 0, nil
-}
-
-func cutTimer(key []byte) (t dunlin.DueTimer, err error) {
-	var tenant, device string
-	b := key[keyHead:]
-	if t.Due, b, err = cutTime(b); err != nil {
-		return t, err
-	}
-	if tenant, b, err = cutName(b); err != nil {
-		return t, err
-	}
-	if device, b, err = cutName(b); err != nil {
-		return t, err
-	}
-	t.DeviceKey = dunlin.DeviceKey{Tenant: dunlin.Tenant(tenant), Device: dunlin.DeviceID(device)}
-	t.Name, _, err = cutName(b)
-	return t, err
 }
 
 // Row returns a row of the registry.
