@@ -159,19 +159,22 @@ func (c *Config) logOptions(die *fatal, cache *pebble.Cache) *pebble.Options {
 	return o
 }
 
-// stateOptions: larger blocks at the bottom, where history lies for years, give zstd something to work with.
+// stateOptions: history and archive are small already, zstd finds little more in them; it is for states and for the history
+// of devices that seldom report, of which larger blocks put more side by side.
 func (c *Config) stateOptions(die *fatal, cache *pebble.Cache) *pebble.Options {
 	o := c.engineOptions("state", die, cache)
 	o.Merger = newMerger()
 	o.MemTableSize = uint64(c.StateMemTableBytes)
 	o.MemTableStopWritesThreshold = 4
-	o.L0CompactionThreshold = 4
+	// A compaction folds what came of each device since the last one: fewer of them fold more at once.
+	o.L0CompactionThreshold = 8
+	o.L0StopWritesThreshold = 32
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = stateBlockBytes
 		o.Levels[i].IndexBlockSize = 256 << 10
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionGood })
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
 	o.EnsureDefaults()
 	return o
 }

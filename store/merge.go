@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -23,26 +24,34 @@ const opVersion = 1
 
 // newMerger returns the one merge operator of the state engine. The table in the key says what the operands are.
 func newMerger() *pebble.Merger {
+	pool := &sync.Pool{New: func() any { return new(fold) }}
 	return &pebble.Merger{Name: mergerName, Merge: func(key, value []byte) (pebble.ValueMerger, error) {
-		f := &fold{}
 		if len(key) < keyHead {
 			return nil, errKey
 		}
-		switch key[2] {
-		case tabDevice:
-			f.merge = mergeStates
-		case tabReadings:
-			f.merge = mergeBlocks
-		case tabDead:
-			f.merge = mergeDead
-		case tabApplied:
-			f.merge = mergeApplied
-		default:
+		merge := mergeOf(key[2])
+		if merge == nil {
 			return nil, fmt.Errorf("%w: merge operand in table %#x", dunlin.ErrInvalid, key[2])
 		}
+		f := pool.Get().(*fold)
+		*f = fold{merge: merge, arena: f.arena[:0], ends: f.ends[:0], ops: f.ops[:0], pool: pool}
 		f.add(value)
 		return f, nil
 	}}
+}
+
+func mergeOf(table byte) func(oldestFirst [][]byte, final bool) ([]byte, error) {
+	switch table {
+	case tabDevice:
+		return mergeStates
+	case tabReadings:
+		return mergeBlocks
+	case tabDead:
+		return mergeDead
+	case tabApplied:
+		return mergeApplied
+	}
+	return nil
 }
 
 // fold collects the operands of one key. Pebble gives them either all from old to new or all from new to old.
@@ -50,14 +59,15 @@ type fold struct {
 	merge func(oldestFirst [][]byte, final bool) ([]byte, error)
 	arena []byte // of all operands
 	ends  []int
+	ops   [][]byte
 	older bool // they come from new to old
-	room  [4]int
+	pool  *sync.Pool
 }
 
+// foldBytesMax is how large an arena may be to be kept for the next fold.
+const foldBytesMax = 1 << 20
+
 func (f *fold) add(v []byte) {
-	if f.ends == nil {
-		f.ends = f.room[:0]
-	}
 	f.arena = append(f.arena, v...)
 	f.ends = append(f.ends, len(f.arena))
 }
@@ -68,19 +78,29 @@ func (f *fold) MergeNewer(value []byte) error { f.add(value); return nil }
 // MergeOlder implements pebble.ValueMerger.
 func (f *fold) MergeOlder(value []byte) error { f.older = true; f.add(value); return nil }
 
-// Finish implements pebble.ValueMerger. With includesBase there is nothing older than the operands.
+// Finish implements pebble.ValueMerger. With includesBase there is nothing older than the operands. The value may lie in
+// the arena, which is used again once Pebble closes f.
 func (f *fold) Finish(includesBase bool) ([]byte, io.Closer, error) {
-	ops := make([][]byte, 0, len(f.ends))
 	start := 0
 	for _, end := range f.ends {
-		ops = append(ops, f.arena[start:end:end])
+		f.ops = append(f.ops, f.arena[start:end:end])
 		start = end
 	}
 	if f.older {
-		slices.Reverse(ops)
+		slices.Reverse(f.ops)
 	}
-	v, err := f.merge(ops, includesBase)
-	return v, nil, err
+	v, err := f.merge(f.ops, includesBase)
+	return v, f, err
+}
+
+// Close implements io.Closer.
+func (f *fold) Close() error {
+	if cap(f.arena) <= foldBytesMax {
+		clear(f.ops)
+		f.ops = f.ops[:0]
+		f.pool.Put(f)
+	}
+	return nil
 }
 
 func mergeBlocks(ops [][]byte, _ bool) ([]byte, error) {

@@ -18,10 +18,10 @@ import (
 // bucketWidth is how much of a device's history is one row. It is part of the key format. Measured with four metrics, bytes a
 // reading after compaction and time to read the newest 100:
 //
-//	           report a minute    every 15 minutes    every second
-//	   1 hour  4.6 B   86 µs      12.9 B  146 µs      3.2 B   0.3 ms
-//	  6 hours  4.2 B   61 µs       6.1 B   64 µs      3.2 B   7 ms
-//	   a day   4.0 B  378 µs       5.0 B   86 µs      3.2 B  11 ms (of a third of a day)
+//	         report a minute    every 15 minutes    every second
+//	 1 hour  4.6 B   86 µs      12.9 B  146 µs      3.2 B   0.3 ms
+//	6 hours  4.2 B   61 µs       6.1 B   64 µs      3.2 B   7 ms
+//	 a day   4.0 B  378 µs       5.0 B   86 µs      3.2 B  11 ms (of a third of a day)
 const bucketWidth = dunlin.Time(6 * time.Hour / time.Microsecond)
 
 // rowsPerPageMax bounds a page of raw history whatever its limit, at the end of a report.
