@@ -104,7 +104,7 @@ func (c *core) campaign(g *group) {
 	if g.look(); !g.sole || g.role.lead != raft.None {
 		return
 	}
-	if s := g.rn.BasicStatus(); s.RaftState != raft.StateFollower {
+	if s := g.rn.BasicStatus(); s.RaftState != raft.StateFollower || s.Applied < s.GetCommit() {
 		return
 	}
 	g.stale = true
