@@ -1,0 +1,180 @@
+// Package config is the one reader of flags, environment and file. The zero file is a lone node on loopback.
+// Part of the runtime; no compatibility promise before v1.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dunlin-iot/dunlin"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/v2"
+)
+
+// Config is what a node is told. Each field's key is its koanf tag; the environment variable is DUNLIN_ and the key in
+// capitals with underscores for dots.
+type Config struct {
+	Data          string         `koanf:"data"`           // folder; default ./dunlin-data
+	HTTP          string         `koanf:"http"`           // host:port; default 127.0.0.1:8080
+	MQTT          string         `koanf:"mqtt"`           // host:port; default 127.0.0.1:1883
+	CoAP          string         `koanf:"coap"`           // host:port; default 127.0.0.1:5683
+	Admin         string         `koanf:"admin"`          // host:port of pprof and metrics, loopback only; default "" (none)
+	Shards        int            `koanf:"shards"`         // 1 to 1024; default 64; fixed when the data folder is made
+	DefaultDomain string         `koanf:"default_domain"` // where unknown devices land; default none: they are refused
+	Insecure      bool           `koanf:"insecure"`       // open to everybody, on any address
+	APIToken      string         `koanf:"api_token"`      // an operator's bearer token, at least 16 bytes
+	WindowMax     time.Duration  `koanf:"window_max"`     // how long a sparse uplink may wait for company; default 4ms
+	CacheBytes    int64          `koanf:"cache_bytes"`    // block cache; default 32 MiB
+	ArchiveAge    time.Duration  `koanf:"archive_age"`    // how long the archived log is kept; default 720h
+	ArchiveBytes  int64          `koanf:"archive_bytes"`  // how much of it; default 4 GiB
+	LogLevel      string         `koanf:"log_level"`      // debug, info, warn, error; default info
+	LogFormat     string         `koanf:"log_format"`     // text or json; default text
+	Credentials   []DeviceSecret `koanf:"credentials"`    // made at start, if they are not there yet
+	Open          bool           `koanf:"-"`              // set by dev, and for a server by whether anyone has credentials
+	Version       string         `koanf:"-"`              // of the binary
+}
+
+// DeviceSecret is a device's or gateway's credential given in the file.
+type DeviceSecret struct {
+	ID     string `koanf:"id"`
+	Kind   string `koanf:"kind"` // device (default), gateway or application
+	Domain string `koanf:"domain"`
+	Secret string `koanf:"secret"` // at least 12 bytes
+}
+
+// Default is what an empty file means.
+func Default() Config {
+	return Config{Data: "dunlin-data", HTTP: "127.0.0.1:8080", MQTT: "127.0.0.1:1883", CoAP: "127.0.0.1:5683", Shards: 64,
+		WindowMax: 4 * time.Millisecond, CacheBytes: 32 << 20, ArchiveAge: 720 * time.Hour, ArchiveBytes: 4 << 30,
+		LogLevel: "info", LogFormat: "text"}
+}
+
+// keys are the known keys, in the order of the struct.
+func keys() []string {
+	var ks []string
+	t := reflect.TypeFor[Config]()
+	for i := range t.NumField() {
+		if k := t.Field(i).Tag.Get("koanf"); k != "-" {
+			ks = append(ks, k)
+		}
+	}
+	return ks
+}
+
+// Load merges, the later over the earlier: Default, the YAML file (if file is not ""), the environment (getenv) and the
+// flags (key → value, only those that were given). An unknown key is an error that names the known ones.
+func Load(file string, getenv func(string) string, flags map[string]any) (Config, error) {
+	k := koanf.New(".")
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return Config{}, fmt.Errorf("config: %w", err)
+		}
+		if err := k.Load(rawbytes.Provider(b), yaml.Parser()); err != nil {
+			return Config{}, fmt.Errorf("config: %s: %w", file, err)
+		}
+	}
+	known := keys()
+	for _, key := range k.Keys() {
+		if top, _, _ := strings.Cut(key, "."); !slices.Contains(known, top) {
+			return Config{}, fmt.Errorf("config: %s: unknown key %q; the keys are %s", file, key, strings.Join(known, ", "))
+		}
+	}
+	env := map[string]any{}
+	for _, key := range known {
+		if v := getenv("DUNLIN_" + strings.ToUpper(key)); v != "" && key != "credentials" {
+			env[key] = v
+		}
+	}
+	for _, m := range []map[string]any{env, flags} {
+		if err := k.Load(confmap.Provider(m, "."), nil); err != nil {
+			return Config{}, fmt.Errorf("config: %w", err)
+		}
+	}
+	c := Default()
+	if err := k.Unmarshal("", &c); err != nil {
+		return Config{}, fmt.Errorf("config: %w", err)
+	}
+	return c, c.Validate()
+}
+
+// Validate says everything that is wrong at once.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("config: %s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	for _, a := range []struct{ key, addr string }{{"http", c.HTTP}, {"mqtt", c.MQTT}, {"coap", c.CoAP}, {"admin", c.Admin}} {
+		if a.addr == "" && a.key == "admin" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			bad(a.key, "%q is not host:port", a.addr)
+		}
+	}
+	if c.Admin != "" && !Loopback(c.Admin) {
+		bad("admin", "%s is not a loopback address; profiles are for this machine only", c.Admin)
+	}
+	if c.Shards < 1 || c.Shards > 1024 {
+		bad("shards", "%d is not between 1 and 1024", c.Shards)
+	}
+	if c.DefaultDomain != "" {
+		if err := dunlin.DomainID(c.DefaultDomain).Validate(); err != nil {
+			bad("default_domain", "%v", err)
+		}
+	}
+	if c.APIToken != "" && len(c.APIToken) < 16 {
+		bad("api_token", "has %d bytes; an operator's token has at least 16", len(c.APIToken))
+	}
+	if c.WindowMax < 0 || c.WindowMax > 100*time.Millisecond {
+		bad("window_max", "%v is not between 0 and 100ms", c.WindowMax)
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
+		bad("log_level", "%q is none of debug, info, warn, error", c.LogLevel)
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		bad("log_format", "%q is neither text nor json", c.LogFormat)
+	}
+	for i, s := range c.Credentials {
+		if len(s.Secret) < 12 {
+			bad(fmt.Sprintf("credentials[%d]", i), "the secret of %q has %d bytes; it needs 12", s.ID, len(s.Secret))
+		}
+		if s.Kind != "" && !slices.Contains([]string{"device", "gateway", "application"}, s.Kind) {
+			bad(fmt.Sprintf("credentials[%d]", i), "kind %q is none of device, gateway, application", s.Kind)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Loopback reports whether host:port can be reached from this machine only. A name counts only if it is localhost.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// Exposed lists the addresses of the gateways that other machines can reach.
+func (c *Config) Exposed() []string {
+	var out []string
+	for _, a := range []string{c.HTTP, c.MQTT, c.CoAP} {
+		if !Loopback(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
