@@ -1,0 +1,58 @@
+# dunlin: make prints what there is. Everything needs Go 1.26 and nothing else, but for what says so.
+export GOTOOLCHAIN = local
+export CGO_ENABLED = 0
+
+GO      ?= go
+MODULES := cmd/dunlin/internal/builtin/modules
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/dunlin-iot/dunlin/cmd/dunlin/internal/cli.version=$(VERSION)
+SEEDS   ?= 2000
+FUZZ    ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help build plugins dev test lint race fuzz crash bench bench-rooms clean
+
+help: ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: plugins ## bin/dunlin, with the example plugin inside
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dunlin ./cmd/dunlin
+
+plugins: $(MODULES)/cold-chain.wasm ## the example plugins, from source
+
+$(MODULES)/cold-chain.wasm: $(wildcard sdk/go/*.go sdk/go/examples/cold-chain/*.go plugins/abi/*.go) go.mod
+	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o $@ ./sdk/go/examples/cold-chain
+
+dev: build ## a node on loopback with simulated devices; Ctrl-C ends it
+	@./bin/dunlin dev $(ARGS)
+
+test: plugins ## the whole test suite
+	$(GO) test ./...
+
+lint: ## formatting, vet, the house's order
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt-ed:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	GOOS=wasip1 GOARCH=wasm $(GO) vet ./sdk/go/ ./sdk/go/examples/...
+	$(GO) test ./internal/house
+
+race: plugins ## the suite with the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short ./...
+
+fuzz: ## every fuzz target for FUZZ (20s) each
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZ) $$pkg || exit 1; done; done
+
+crash: ## the crash suite over SEEDS (2000) seeds
+	$(GO) test ./internal/crash -count=1 -timeout 60m -v -run TestCrash -args -seeds=$(SEEDS)
+
+bench: build ## the runtime beside the floor, then its rooms alone; about 15 minutes
+	$(GO) build -o bin/bench ./bench
+	./bin/bench -dunlin bin/dunlin $(ARGS)
+	$(MAKE) bench-rooms
+
+bench-rooms: plugins ## shard engine, log host, plugin crossing, bytes per reading
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./actors ./cluster/replica ./plugins ./entry ./store/... ./protocols/payload
+
+clean: ## what was built
+	rm -rf bin $(MODULES)/*.wasm
