@@ -1,6 +1,7 @@
 package plugins_test
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
@@ -43,6 +44,11 @@ func TestUploadIsRefusedWithAReason(t *testing.T) {
 		{"a huge table", change(func(m *wasm) { m.table = code(0x70, 0, uleb(1<<27)) }), "parse", "134217728 elements"},
 		{"many locals", change(func(m *wasm) { m.funcs[fnProcess].locals = append(m.funcs[fnProcess].locals, [2]int{1 << 30, i64}) }),
 			"parse", "locals"},
+		{"nested loops", bomb(bytes.Repeat(code(loop, void), 65), bytes.Repeat(code(end), 65), 1), "parse", "nested deeper than 64"},
+		{"many loops", bomb(nil, bytes.Repeat(code(loop, void, end), 2001), 1), "parse", "more than 2000 loops"},
+		{"many blocks", bomb(nil, bytes.Repeat(code(block, void, end), 10_001), 1), "parse", "more than 10000 blocks"},
+		{"loops over locals", bomb(nil, bytes.Repeat(code(loop, void, end), 1000), 1000), "parse", "over 1000 locals"},
+		{"a large function", bomb(nil, bytes.Repeat(code(1), 1<<20), 1), "parse", "bytes of code, at most 1048576"},
 		{"our own name", change(func(m *wasm) { m.funcs = append(m.funcs, fn{export: "dunlin_fuel"}) }), "parse", "dunlin_fuel"},
 		{"the counter's global", change(func(m *wasm) { m.funcs[fnMarker].body = code(i64c(1<<60), 0x24, 0) }), "parse",
 			"global 0 does not exist"},
@@ -60,6 +66,13 @@ func TestUploadIsRefusedWithAReason(t *testing.T) {
 			}
 		})
 	}
+}
+
+// bomb is a module that would keep the compiler busy for minutes.
+func bomb(first, rest []byte, locals int) []byte {
+	m := plugin(nil)
+	m.funcs = append(m.funcs, fn{locals: [][2]int{{locals, i64}}, body: append(first, rest...)})
+	return m.build()
 }
 
 // A module that was never installed, or is not what its hash says, fails its devices and nothing else.

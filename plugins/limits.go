@@ -1,9 +1,12 @@
 package plugins
 
+import "time"
+
 // Limits bounds what a plugin may take. Zero means the default.
 type Limits struct {
-	ModuleBytes int // of an uploaded module; default 16 MiB
-	MemoryBytes int // of one instance; default 64 MiB, whole pages of 64 KiB
+	ModuleBytes int           // of an uploaded module; default 16 MiB
+	CompileTime time.Duration // of a module, to within one function; default 60 s
+	MemoryBytes int           // of one instance; default 64 MiB, whole pages of 64 KiB
 
 	// Fuel is about one simple instruction a unit, a tenth of a nanosecond where the processor is quick and ten nanoseconds
 	// where each one misses every cache; see package fuel. A crossing with n inputs may burn n × FuelPerEvent, but not more
@@ -39,6 +42,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	or(&l.ModuleBytes, 16<<20)
 	or(&l.MemoryBytes, 64<<20)
+	if l.CompileTime <= 0 {
+		l.CompileTime = time.Minute
+	}
 	or64(&l.FuelPerEvent, 10_000_000)
 	or64(&l.FuelPerCall, 40_000_000)
 	or64(&l.FuelInit, 100_000_000)

@@ -108,6 +108,10 @@ func (h *Host) compile(ctx context.Context, m *fuel.Module) (wazero.CompiledModu
 	if err != nil {
 		return nil, &dunlin.ModuleError{Check: "parse", Detail: err.Error()}
 	}
+	slow := &dunlin.ModuleError{Check: "parse", Detail: fmt.Sprintf(
+		"compiling the module takes longer than %v; make it smaller, or split its largest functions", h.cfg.Limits.CompileTime)}
+	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.Limits.CompileTime, slow)
+	defer cancel()
 	// With more than one worker wazero looks at ctx between functions.
 	compiled, err := h.rt.CompileModule(experimental.WithCompilationWorkers(ctx, 2), rewritten)
 	if err != nil {

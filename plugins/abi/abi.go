@@ -159,22 +159,36 @@ func (r *Reader) Next() (kind Kind, flags uint16, rec []byte, err error) {
 	return Kind(h >> 32), uint16(h >> 48), rest[:n:n], nil
 }
 
-func appendHeader(dst []byte, size int, kind Kind, flags uint16) []byte {
-	return le.AppendUint64(dst, uint64(uint32(size))|uint64(kind)<<32|uint64(flags)<<48)
+// extend makes dst longer by n bytes, whose last eight are zero; the others are to be written by the caller. Encoders
+// extend once and then store: every append is a branch more, and Go guests pay dearly for branches.
+func extend(dst []byte, n int) []byte {
+	if cap(dst)-len(dst) < n {
+		dst = grow(dst, n)
+	}
+	dst = dst[:len(dst)+n]
+	le.PutUint64(dst[len(dst)-8:], 0)
+	return dst
 }
 
-func pad(dst []byte) []byte {
-	if n := Align(len(dst)); n != len(dst) {
-		return le.AppendUint64(dst, 0)[:n] // one append is less than a loop, for a guest above all
-	}
-	return dst
+func grow(dst []byte, n int) []byte {
+	return append(make([]byte, 0, max(2*cap(dst), len(dst)+n, 256)), dst...)
+}
+
+// begin extends dst by a record of size bytes with its padding, and writes the header.
+func begin(dst []byte, size int, kind Kind, flags uint16) (_ []byte, rec []byte) {
+	at := len(dst)
+	dst = extend(dst, Align(size))
+	rec = dst[at:]
+	le.PutUint64(rec, uint64(uint32(size))|uint64(kind)<<32|uint64(flags)<<48)
+	return dst, rec
 }
 
 // AppendText appends a record whose body is s: KindConfig, KindState, KindLog, KindError. dst begins at a frame's start,
 // as for every Append of this package.
 func AppendText[T string | []byte](dst []byte, kind Kind, flags uint16, s T) []byte {
-	dst = appendHeader(dst, HeaderSize+len(s), kind, flags)
-	return pad(append(dst, s...))
+	dst, rec := begin(dst, HeaderSize+len(s), kind, flags)
+	copy(rec[HeaderSize:], s)
+	return dst
 }
 
 // Body returns the body of a record.

@@ -30,9 +30,10 @@ func (r *Reading) Span() (off, size uint32) {
 
 // AppendName appends a KindName record.
 func AppendName(dst []byte, id uint32, name string) []byte {
-	dst = appendHeader(dst, HeaderSize+4+len(name), KindName, 0)
-	dst = le.AppendUint32(dst, id)
-	return pad(append(dst, name...))
+	dst, rec := begin(dst, HeaderSize+4+len(name), KindName, 0)
+	le.PutUint32(rec[8:], id)
+	copy(rec[12:], name)
+	return dst
 }
 
 // Name reads a KindName record.
@@ -44,14 +45,14 @@ func Name(rec []byte) (id uint32, name []byte, err error) {
 }
 
 // AppendForget appends a KindForget record.
-func AppendForget(dst []byte) []byte { return appendHeader(dst, HeaderSize, KindForget, 0) }
+func AppendForget(dst []byte) []byte { return AppendText(dst, KindForget, 0, "") }
 
 // AppendBatch appends a KindBatch record: i64 now (µs), u32 devices in the frame, u32 inputs in the frame.
 func AppendBatch(dst []byte, now int64, devices, inputs int) []byte {
-	dst = appendHeader(dst, batchSize, KindBatch, 0)
-	dst = le.AppendUint64(dst, uint64(now))
-	dst = le.AppendUint32(dst, uint32(devices))
-	return le.AppendUint32(dst, uint32(inputs))
+	dst, rec := begin(dst, batchSize, KindBatch, 0)
+	le.PutUint64(rec[8:], uint64(now))
+	le.PutUint64(rec[16:], uint64(uint32(devices))|uint64(inputs)<<32)
+	return dst
 }
 
 // Batch reads a KindBatch record.
@@ -72,12 +73,14 @@ func Batch(rec []byte) (now int64, devices, inputs uint32, err error) {
 // seq is the sequence number of the first input that follows; the others count on.
 func AppendDevice[T ~string](dst []byte, seq uint64, id T, state []byte) []byte {
 	at := Align(deviceSize + len(id))
-	dst = appendHeader(dst, at+len(state), KindDevice, 0)
-	dst = le.AppendUint64(dst, seq)
-	dst = le.AppendUint32(dst, uint32(len(id)))
-	dst = le.AppendUint32(dst, uint32(len(state)))
-	dst = pad(append(dst, id...))
-	return pad(append(dst, state...))
+	dst, rec := begin(dst, at+len(state), KindDevice, 0)
+	le.PutUint64(rec[8:], seq)
+	le.PutUint64(rec[16:], uint64(uint32(len(id)))|uint64(len(state))<<32)
+	le.PutUint64(rec[at-8:], 0) // padding of the id, unless the id is empty
+	le.PutUint64(rec[16:], uint64(uint32(len(id)))|uint64(len(state))<<32)
+	copy(rec[deviceSize:], id)
+	copy(rec[at:], state)
+	return dst
 }
 
 // Device reads a KindDevice record.
@@ -103,17 +106,21 @@ func Device(rec []byte) (seq uint64, id, state []byte, err error) {
 //
 // flags are those of a dunlin.Input.
 func BeginTelemetry(dst []byte, received int64, readings int, flags uint32) []byte {
-	dst = appendHeader(dst, 0, KindTelemetry, 0)
-	dst = le.AppendUint64(dst, uint64(received))
-	dst = le.AppendUint32(dst, uint32(readings))
-	return le.AppendUint32(dst, flags)
+	dst, rec := begin(dst, telemetrySize, KindTelemetry, 0)
+	le.PutUint64(rec[8:], uint64(received))
+	le.PutUint64(rec[16:], uint64(uint32(readings))|uint64(flags)<<32)
+	return dst
 }
 
 // AppendReading appends one reading of a telemetry record.
 func AppendReading(dst []byte, r Reading) []byte {
-	dst = le.AppendUint64(dst, uint64(r.Metric)|uint64(r.Unit)<<32|uint64(r.Kind)<<48|uint64(r.Flags)<<56)
-	dst = le.AppendUint64(dst, uint64(r.Time))
-	return le.AppendUint64(dst, math.Float64bits(r.Value))
+	at := len(dst)
+	dst = extend(dst, ReadingSize)
+	b := dst[at:][:ReadingSize]
+	le.PutUint64(b, uint64(r.Metric)|uint64(r.Unit)<<32|uint64(r.Kind)<<48|uint64(r.Flags)<<56)
+	le.PutUint64(b[8:], uint64(r.Time))
+	le.PutUint64(b[16:], math.Float64bits(r.Value))
+	return dst
 }
 
 // AppendValue appends the bytes of the i-th reading of the telemetry record that begins at start: a text or data, after
@@ -127,8 +134,12 @@ func AppendValue(dst []byte, start, i int, value string) []byte {
 
 // EndTelemetry completes the telemetry record that begins at start.
 func EndTelemetry(dst []byte, start int) []byte {
-	le.PutUint32(dst[start:], uint32(len(dst)-start))
-	return pad(dst)
+	n := len(dst)
+	le.PutUint32(dst[start:], uint32(n-start))
+	if pad := Align(n) - n; pad > 0 {
+		dst = extend(dst, 8)[:n+pad]
+	}
+	return dst
 }
 
 // Telemetry reads a KindTelemetry record; readings are n × ReadingSize bytes for ReadingAt.
@@ -153,11 +164,11 @@ func ReadingAt(readings []byte, i int) Reading {
 
 // AppendRaw appends a KindRaw record: i64 received (µs), u32 content format, u32 flags, payload.
 func AppendRaw(dst []byte, received int64, format uint16, flags uint32, payload []byte) []byte {
-	dst = appendHeader(dst, rawSize+len(payload), KindRaw, 0)
-	dst = le.AppendUint64(dst, uint64(received))
-	dst = le.AppendUint32(dst, uint32(format))
-	dst = le.AppendUint32(dst, flags)
-	return pad(append(dst, payload...))
+	dst, rec := begin(dst, rawSize+len(payload), KindRaw, 0)
+	le.PutUint64(rec[8:], uint64(received))
+	le.PutUint64(rec[16:], uint64(format)|uint64(flags)<<32)
+	copy(rec[rawSize:], payload)
+	return dst
 }
 
 // Raw reads a KindRaw record.
@@ -170,9 +181,10 @@ func Raw(rec []byte) (received int64, format uint16, flags uint32, payload []byt
 
 // AppendTimer appends a KindTimer record: i64 due (µs), name.
 func AppendTimer(dst []byte, due int64, name string) []byte {
-	dst = appendHeader(dst, timerSize+len(name), KindTimer, 0)
-	dst = le.AppendUint64(dst, uint64(due))
-	return pad(append(dst, name...))
+	dst, rec := begin(dst, timerSize+len(name), KindTimer, 0)
+	le.PutUint64(rec[8:], uint64(due))
+	copy(rec[timerSize:], name)
+	return dst
 }
 
 // Timer reads a KindTimer record.

@@ -4,8 +4,9 @@ import "math"
 
 // AppendGroup appends a KindGroup record: u32 index of the device in the input frame.
 func AppendGroup(dst []byte, index uint32) []byte {
-	dst = appendHeader(dst, HeaderSize+4, KindGroup, 0)
-	return le.AppendUint64(dst, uint64(index)) // with its padding
+	dst, rec := begin(dst, HeaderSize+4, KindGroup, 0)
+	le.PutUint32(rec[8:], index)
+	return dst
 }
 
 // Group reads a KindGroup record.
@@ -40,13 +41,14 @@ func AppendAlert(dst []byte, input uint32, raise bool, severity uint8, value flo
 		flags = FlagRaise
 	}
 	rule, key = rule[:min(len(rule), math.MaxUint16)], key[:min(len(key), math.MaxUint16)]
-	dst = appendHeader(dst, alertSize+len(rule)+len(key)+len(text), KindAlert, flags)
-	dst = le.AppendUint64(dst, uint64(input)|uint64(severity)<<32|uint64(len(rule))<<48)
-	dst = le.AppendUint64(dst, uint64(len(key))|uint64(uint32(len(text)))<<32)
-	dst = le.AppendUint64(dst, math.Float64bits(value))
-	dst = append(dst, rule...)
-	dst = append(dst, key...)
-	return pad(append(dst, text...))
+	dst, rec := begin(dst, alertSize+len(rule)+len(key)+len(text), KindAlert, flags)
+	le.PutUint64(rec[8:], uint64(input)|uint64(severity)<<32|uint64(len(rule))<<48)
+	le.PutUint64(rec[16:], uint64(len(key))|uint64(uint32(len(text)))<<32)
+	le.PutUint64(rec[24:], math.Float64bits(value))
+	at := alertSize + copy(rec[alertSize:], rule)
+	at += copy(rec[at:], key)
+	copy(rec[at:], text)
+	return dst
 }
 
 // ReadAlert reads a KindAlert record.
@@ -84,13 +86,14 @@ type Derived struct {
 //	└──────┴────┴────────────┴──────────┴────┴───────────┴───────────┴────────┴──────┴────────────┘
 func AppendDerived(dst []byte, kind uint8, time int64, value float64, metric, unit, bytes string) []byte {
 	metric, unit = metric[:min(len(metric), math.MaxUint16)], unit[:min(len(unit), math.MaxUint16)]
-	dst = appendHeader(dst, derivedSize+len(metric)+len(unit)+len(bytes), KindReading, 0)
-	dst = le.AppendUint64(dst, uint64(kind)|uint64(len(metric))<<16|uint64(len(unit))<<32)
-	dst = le.AppendUint64(dst, uint64(time))
-	dst = le.AppendUint64(dst, math.Float64bits(value))
-	dst = append(dst, metric...)
-	dst = append(dst, unit...)
-	return pad(append(dst, bytes...))
+	dst, rec := begin(dst, derivedSize+len(metric)+len(unit)+len(bytes), KindReading, 0)
+	le.PutUint64(rec[8:], uint64(kind)|uint64(len(metric))<<16|uint64(len(unit))<<32)
+	le.PutUint64(rec[16:], uint64(time))
+	le.PutUint64(rec[24:], math.Float64bits(value))
+	at := derivedSize + copy(rec[derivedSize:], metric)
+	at += copy(rec[at:], unit)
+	copy(rec[at:], bytes)
+	return dst
 }
 
 // ReadDerived reads a KindReading record.
@@ -110,9 +113,10 @@ func ReadDerived(rec []byte) (d Derived, err error) {
 
 // AppendSet appends a KindSet record: i64 due (µs; 0 cancels), name.
 func AppendSet(dst []byte, due int64, name string) []byte {
-	dst = appendHeader(dst, setSize+len(name), KindSet, 0)
-	dst = le.AppendUint64(dst, uint64(due))
-	return pad(append(dst, name...))
+	dst, rec := begin(dst, setSize+len(name), KindSet, 0)
+	le.PutUint64(rec[8:], uint64(due))
+	copy(rec[setSize:], name)
+	return dst
 }
 
 // ReadSet reads a KindSet record.

@@ -15,6 +15,9 @@ type bodyWriter struct {
 	branch  int64 // cost of a branch besides its values: what may have to be moved where control flow merges
 	sizes   bool  // an instruction took the i32 local behind the function's own
 	calls   bool  // the function calls another that the module defines: only then can its entry be part of a cycle
+
+	blocks, loops, branches int // so far
+	depth                   int // of loops
 }
 
 // region is code that is charged together.
@@ -36,6 +39,7 @@ func (w *bodyWriter) rewrite(t FuncType) error {
 	in := &w.in
 	w.head, w.code, w.regions, w.frames = w.head[:0], w.code[:0], w.regions[:0], w.frames[:0]
 	w.sizes, w.calls, w.results = false, false, int64(len(t.Results))
+	w.blocks, w.loops, w.branches, w.depth = 0, 0, 0, 0
 
 	groups := in.count("groups of locals")
 	at, locals := in.pos, int64(0)

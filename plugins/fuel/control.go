@@ -24,6 +24,9 @@ func (w *bodyWriter) control(op byte, start int) {
 	case opBrTable:
 		values := int64(0)
 		n := in.count("branches of a table")
+		if w.branches += n; w.branches > BranchesMax {
+			in.fail("a function has more than %d branches in tables: split it", BranchesMax)
+		}
 		for range n + 1 {
 			if in.err != nil {
 				return
@@ -58,9 +61,7 @@ func (w *bodyWriter) label(table bool) int64 {
 func (w *bodyWriter) block(op byte, start int) {
 	in := &w.in
 	params, results := w.blockType()
-	if len(w.frames) >= DepthMax {
-		in.fail("blocks are nested deeper than %d", DepthMax)
-	}
+	w.bound(op)
 	if in.err != nil {
 		return
 	}
@@ -77,6 +78,27 @@ func (w *bodyWriter) block(op byte, start int) {
 		w.frames = append(w.frames, f)
 	default:
 		w.frames = append(w.frames, f)
+	}
+}
+
+// bound counts a block against what a function may have.
+func (w *bodyWriter) bound(op byte) {
+	in := &w.in
+	if w.blocks++; op == opLoop {
+		w.loops++
+		w.depth++
+	}
+	switch {
+	case w.blocks > BlocksMax:
+		in.fail("a function has more than %d blocks: split it", BlocksMax)
+	case len(w.frames) >= DepthMax:
+		in.fail("blocks are nested deeper than %d", DepthMax)
+	case w.loops > LoopsMax:
+		in.fail("a function has more than %d loops: split it", LoopsMax)
+	case w.depth > LoopDepthMax:
+		in.fail("loops are nested deeper than %d", LoopDepthMax)
+	case int64(w.locals)*int64(w.blocks+blockWorkLoop*w.loops) > BlockWorkMax:
+		in.fail("a function has %d blocks, %d of them loops, over %d locals: split it", w.blocks, w.loops, w.locals)
 	}
 }
 
@@ -109,6 +131,9 @@ func (w *bodyWriter) blockType() (params, results int64) {
 func (w *bodyWriter) end() {
 	f := w.frames[len(w.frames)-1]
 	w.frames = w.frames[:len(w.frames)-1]
+	if f.op == opLoop {
+		w.depth--
+	}
 	w.code = append(w.code, opEnd)
 	if f.switched && f.op != opLoop && len(w.frames) > 0 {
 		w.charge(0, false)

@@ -33,16 +33,27 @@ import (
 // GlobalName is the export under which the host finds the counter. A module that exports it already is refused.
 const GlobalName = "dunlin_fuel"
 
-// Bounds on a module, so that neither parsing nor compiling nor instantiating it can be made expensive. Compilers stay
-// far below them.
+// Bounds on a module, so that neither parsing nor compiling nor instantiating it can be made expensive: 14 KB of nested
+// loops over a thousand locals kept wazero's compiler busy for minutes. What compilers make stays far below them; a big
+// function of a Go program has a thousand blocks and a dozen locals.
 const (
-	TypeArityMax     = 1_000     // parameters, or results, of one function type
-	LocalsMax        = 10_000    // locals of one function; wazero would allocate 4 billion
-	BodyBytesMax     = 1 << 20   // code of one function
-	DepthMax         = 10_000    // nested blocks
-	TablesMax        = 16        // tables
-	TableElementsMax = 1 << 20   // elements of all tables, at any time
 	ItemsMax         = 1_000_000 // entries of a section
+	TypesMax         = 1_000     // function types; the compiler looks at all of them for each function
+	TypeArityMax     = 1_000     // parameters, or results, of one function type
+	FunctionsMax     = 50_000    //
+	TablesMax        = 16        //
+	TableElementsMax = 1 << 20   // of all tables, at any time
+
+	// Of one function:
+	BodyBytesMax  = 1 << 20
+	LocalsMax     = 10_000 // wazero would allocate 4 billion
+	BlocksMax     = 10_000 // blocks, ifs and loops
+	DepthMax      = 8_000  // of nesting
+	LoopsMax      = 2_000
+	LoopDepthMax  = 64
+	BranchesMax   = 50_000    // entries of br_table
+	BlockWorkMax  = 2_000_000 // locals × (blocks + 8 × loops)
+	blockWorkLoop = 8
 )
 
 // ErrModule is matched by every error of this package.

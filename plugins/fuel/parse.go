@@ -117,7 +117,11 @@ func (m *Module) parseSection(s section) error {
 }
 
 func (m *Module) parseTypes(r *reader) {
-	for range r.count("types") {
+	n := r.count("types")
+	if n > TypesMax {
+		r.fail("has %d types, at most %d are allowed", n, TypesMax)
+	}
+	for range n {
 		if form := r.byte(); form != 0x60 {
 			r.fail("type form %#x is not of WebAssembly 2.0", form)
 		}
@@ -279,6 +283,9 @@ func (m *Module) parseCustom(r *reader) {
 
 // resolve checks what needs all sections, and fills the types of exports.
 func (m *Module) resolve() error {
+	if n := m.Functions(); n > FunctionsMax {
+		return errAt(0, "has %d functions, at most %d are allowed", n, FunctionsMax)
+	}
 	for i, t := range m.funcTypes {
 		if int64(t) >= int64(len(m.Types)) {
 			return errAt(0, "function %d has unknown type %d", i, t)

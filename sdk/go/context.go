@@ -1,7 +1,6 @@
 package sdk
 
 import (
-	"bytes"
 	"math"
 
 	"github.com/dunlin-iot/dunlin/plugins/abi"
@@ -50,9 +49,9 @@ func (c *Context) end() {
 		c.guest.p.End(c)
 	}
 	c.inGroup = false
-	if state := c.guest.writer.b; c.saved && !c.failed && !bytes.Equal(state, c.old) {
+	if c.saved && !c.failed { // the host sees for itself whether it is the old one
 		c.open()
-		c.guest.out = abi.AppendText(c.guest.out, abi.KindState, 0, state)
+		c.guest.out = abi.AppendText(c.guest.out, abi.KindState, 0, c.guest.writer.b)
 	}
 }
 
@@ -121,16 +120,40 @@ func NoValue() float64 { return math.NaN() }
 
 // Emit adds a derived reading, measured when the input at hand was received.
 func (c *Context) Emit(metric string, value float64) {
-	c.EmitReading(Reading{Metric: metric, Value: value, Time: c.received, Kind: Number})
+	c.EmitDerived(Derived{Metric: metric, Value: value})
 }
 
-// EmitReading adds a derived reading.
-func (c *Context) EmitReading(r Reading) {
+// EmitDerived adds a derived reading.
+func (c *Context) EmitDerived(d Derived) {
 	if c.failed {
 		return
 	}
+	if d.Time == 0 {
+		d.Time = c.received
+	}
+	if d.Kind == 0 {
+		d.Kind = Number
+	}
 	c.open()
-	c.guest.out = abi.AppendDerived(c.guest.out, uint8(r.Kind), int64(r.Time), r.Value, r.Metric, r.Unit, r.Text)
+	c.guest.out = abi.AppendDerived(c.guest.out, uint8(d.Kind), int64(d.Time), d.Value, d.Metric, d.Unit, d.Text)
+}
+
+// Unit returns the unit of a reading of the report at hand, "" if it has none.
+func (c *Context) Unit(r *Reading) string { return c.guest.lookup(uint32(r.unit)) }
+
+// Text returns the text, or the bytes, of a reading of the report at hand, "" if it is a number or a boolean.
+func (c *Context) Text(r *Reading) string {
+	rec := c.guest.report
+	_, _, raw, err := abi.Telemetry(rec)
+	if r.Kind < Text || err != nil || int(r.at) >= len(raw)/abi.ReadingSize {
+		return ""
+	}
+	a := abi.ReadingAt(raw, int(r.at))
+	off, size := a.Span()
+	if uint64(off)+uint64(size) > uint64(len(rec)) {
+		return ""
+	}
+	return string(rec[off : uint64(off)+uint64(size)])
 }
 
 // SetTimer arms the device's timer of that name for a moment, or moves it there. It fires once, as a call of Timer.
@@ -160,7 +183,7 @@ func (c *Context) Log(text string) {
 // State returns the device's state as it came. It must not be changed.
 func (c *Context) State() []byte { return c.old }
 
-// SetState makes b the device's new state, unless it is the old one. b is copied.
+// SetState makes b the device's new state. b is copied.
 func (c *Context) SetState(b []byte) {
 	w := &c.guest.writer
 	w.b, c.saved = append(w.b[:0], b...), true

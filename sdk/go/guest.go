@@ -13,6 +13,7 @@ type Guest struct {
 	names   []string  // by id; id 0 is ""
 	metrics []*Metric // whose ids are kept up to date
 	rs      []Reading
+	report  []byte // the telemetry record at hand
 
 	reader StateReader
 	writer StateWriter
@@ -150,6 +151,7 @@ func (g *Guest) name(rec []byte) {
 	// Ids count up from 1; anything else would be a host of another kind, and a gap must not cost memory.
 	if id, name, err := abi.Name(rec); err == nil && int(id) == len(g.names) {
 		g.names = append(g.names, string(name))
+		clear(g.rs[:cap(g.rs)]) // they remember what ids mean
 		for _, m := range g.metrics {
 			if m.name == string(name) {
 				m.id = id
@@ -161,6 +163,7 @@ func (g *Guest) name(rec []byte) {
 // forget voids all ids.
 func (g *Guest) forget() {
 	g.names = g.names[:1]
+	clear(g.rs[:cap(g.rs)])
 	for _, m := range g.metrics {
 		m.id = 0
 	}
@@ -192,16 +195,15 @@ func (g *Guest) telemetry(rec []byte) error {
 	all := readings(raw)
 	for i := range rs {
 		a, r := &all[i], &rs[i]
-		r.Metric, r.Unit, r.Text = g.lookup(a.Metric), g.lookup(uint32(a.Unit)), ""
-		r.Time, r.Value, r.Kind, r.id = Time(a.Time), a.Value, Kind(a.Kind), a.Metric
+		if r.id != a.Metric { // storing a pointer costs a guest more than comparing
+			r.Metric, r.id = g.lookup(a.Metric), a.Metric
+		}
+		r.Time, r.Value, r.Kind, r.unit, r.at = Time(a.Time), a.Value, Kind(a.Kind), a.Unit, int32(i)
 		if a.Kind >= abi.ValueText {
-			off, size := a.Span()
-			if uint64(off)+uint64(size) > uint64(len(rec)) {
-				return abi.ErrFrame
-			}
-			r.Text, r.Value = string(rec[off:uint64(off)+uint64(size)]), 0
+			r.Value = 0
 		}
 	}
+	g.report = rec
 	g.p.Readings(ctx, rs)
 	return nil
 }

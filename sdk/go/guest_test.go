@@ -88,7 +88,7 @@ func TestAnswer(t *testing.T) {
 		Readings: func(ctx *sdk.Context, rs []sdk.Reading) {
 			ctx.Alert("r", sdk.Major, "text", 1.5)
 			ctx.ClearKey("r", "k")
-			ctx.EmitReading(sdk.Reading{Metric: "n", Text: "x", Kind: sdk.Text, Time: rs[0].Time})
+			ctx.EmitDerived(sdk.Derived{Metric: "n", Text: "x", Kind: sdk.Text, Time: rs[0].Time})
 			ctx.SetTimer("t", ctx.Now().Add(1000))
 			ctx.SetTimer("past", -5)
 			ctx.CancelTimer("t")
@@ -97,7 +97,6 @@ func TestAnswer(t *testing.T) {
 				ctx.Alert("never", sdk.Info, "", 0)
 			}
 		},
-		End: func(ctx *sdk.Context) { ctx.SetState(ctx.State()) }, // unchanged: not written
 	})
 	out, _ := g.Process(devices("a", "bad"))
 	want := "#0 alert=0,true,3,1.5,r,,text alert=0,false,1,NaN,r,k, reading=3,3,0,n,,x timer=t@100 timer=past@1 timer=t@0 " +

@@ -30,3 +30,6 @@ func appendFloat32s(b []byte, vs []float32) []byte {
 	}
 	return b
 }
+
+func load64(b []byte, off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
+func load32(b []byte, off int) uint32 { return binary.LittleEndian.Uint32(b[off:]) }

@@ -25,3 +25,7 @@ func float32Bytes(vs []float32) []byte {
 	n := 4 * len(vs)
 	return (*[1 << 20]byte)(unsafe.Pointer(unsafe.SliceData(vs)))[:n:n]
 }
+
+// load64 and load32 read at an offset that has so many bytes.
+func load64(b []byte, off int) uint64 { return *(*uint64)(unsafe.Pointer(&b[off])) }
+func load32(b []byte, off int) uint32 { return *(*uint32)(unsafe.Pointer(&b[off])) }

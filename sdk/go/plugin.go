@@ -79,19 +79,31 @@ type Kind uint8
 const (
 	Number  Kind = 1 // Value
 	Boolean Kind = 2 // Value is 0 or 1
-	Text    Kind = 3 // Text
-	Data    Kind = 4 // Text holds the bytes
+	Text    Kind = 3 // Context.Text
+	Data    Kind = 4 // Context.Text has the bytes
 )
 
-// Reading is one value of one metric.
+// Reading is one value of one metric. Its unit, and the text of one that is no number, are asked for: Context.Unit,
+// Context.Text.
 type Reading struct {
 	Metric string
-	Unit   string // SenML unit, "" if none
-	Time   Time   // when it was measured
-	Value  float64
-	Text   string
+	Time   Time    // when it was measured
+	Value  float64 // of a Number; 0 or 1 of a Boolean
 	Kind   Kind
-	id     uint32 // of Metric
+
+	unit uint16
+	id   uint32 // of Metric
+	at   int32  // in its report
+}
+
+// Derived is a reading that a plugin makes.
+type Derived struct {
+	Metric string
+	Unit   string // SenML unit, "" if none
+	Time   Time   // 0: when the input at hand was received
+	Kind   Kind   // 0: Number
+	Value  float64
+	Text   string // of a Text; the bytes of a Data
 }
 
 // Metric is a metric's name that a plugin looks out for; see Config.Metric.

@@ -117,27 +117,28 @@ type Alert struct {
 type Result struct {
 	Device   string
 	Alerts   []Alert
-	Readings []sdk.Reading
+	Readings []sdk.Derived
 	Logs     []string
 	Failure  string
 }
 
 // Number returns a reading to send.
-func Number(metric string, v float64) sdk.Reading {
-	return sdk.Reading{Metric: metric, Value: v, Kind: sdk.Number}
-}
+func Number(metric string, v float64) sdk.Derived { return sdk.Derived{Metric: metric, Value: v} }
 
 // Bool returns a boolean reading to send.
-func Bool(metric string, v bool) sdk.Reading {
-	r := sdk.Reading{Metric: metric, Kind: sdk.Boolean}
+func Bool(metric string, v bool) sdk.Derived {
+	r := sdk.Derived{Metric: metric, Kind: sdk.Boolean}
 	if v {
 		r.Value = 1
 	}
 	return r
 }
 
+// Text returns a text reading to send.
+func Text(metric, v string) sdk.Derived { return sdk.Derived{Metric: metric, Kind: sdk.Text, Text: v} }
+
 // Send delivers one report; readings without a time get the clock's.
-func (d *Device) Send(rs ...sdk.Reading) Result {
+func (d *Device) Send(rs ...sdk.Derived) Result {
 	d.h.t.Helper()
 	return d.turn(func(dst []byte, in *instance) []byte {
 		start := len(dst)
@@ -148,7 +149,7 @@ func (d *Device) Send(rs ...sdk.Reading) Result {
 				at = d.h.now
 			}
 			dst = abi.AppendReading(dst, abi.Reading{Metric: in.id(r.Metric), Unit: uint16(in.id(r.Unit)),
-				Kind: uint8(r.Kind), Time: int64(at), Value: r.Value})
+				Kind: max(uint8(r.Kind), abi.ValueNumber), Time: int64(at), Value: r.Value})
 		}
 		for i, r := range rs {
 			if r.Kind >= sdk.Text {
@@ -235,7 +236,7 @@ func (d *Device) apply(out []byte) Result {
 		case abi.KindReading:
 			x, err := abi.ReadDerived(rec)
 			d.must(err)
-			res.Readings = append(res.Readings, sdk.Reading{Metric: string(x.Metric), Unit: string(x.Unit),
+			res.Readings = append(res.Readings, sdk.Derived{Metric: string(x.Metric), Unit: string(x.Unit),
 				Time: sdk.Time(x.Time), Value: x.Value, Text: string(x.Bytes), Kind: sdk.Kind(x.Kind)})
 		case abi.KindSet:
 			due, name, err := abi.ReadSet(rec)
