@@ -169,6 +169,8 @@ func (c *Config) stateOptions(die *fatal, cache *pebble.Cache) *pebble.Options {
 	// A compaction folds what came of each device since the last one: fewer of them fold more at once.
 	o.L0CompactionThreshold = 8
 	o.L0StopWritesThreshold = 32
+	// Timers come and go: a table of many deletions is no reason to write history again.
+	o.Experimental.TombstoneDenseCompactionThreshold = -1
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = stateBlockBytes
 		o.Levels[i].IndexBlockSize = 256 << 10

@@ -62,6 +62,10 @@ func FuzzKeys(f *testing.F) {
 		_, _, _ = cutAlert(b)
 		_, _ = cutLetters(nil, b)
 		_, _ = cutApplied(nil, b)
+		for _, table := range []byte{tabDevice, tabReadings, tabDead, tabApplied} {
+			f := fold{merge: mergeOf(table), ops: [][]byte{b, b}}
+			_, _ = f.finish(true)
+		}
 		_, _, _ = decodeState(b)
 		_, _ = cutLogValue(b)
 		_, _ = parseMoment(string(b))

@@ -19,8 +19,15 @@ import (
 // mergerName is on disk: a folder written with another one cannot be opened.
 const mergerName = "dunlin.1"
 
-// opVersion is the first byte of the operands that this file defines; column's blocks have their own.
-const opVersion = 1
+// The first byte of the operands that this file defines; column's blocks have their own.
+const (
+	opVersion = 1
+	opList    = 2 // a list of operands, oldest first, each a uvarint length and its bytes
+)
+
+// listMax is how many operands wait in a list to be folded. A flush sees few operands of each device that reports seldom:
+// to fold them there and again with those of the next flush costs more than to fold all when they meet what is below.
+const listMax = 16
 
 // newMerger returns the one merge operator of the state engine. The table in the key says what the operands are.
 func newMerger() *pebble.Merger {
@@ -89,8 +96,57 @@ func (f *fold) Finish(includesBase bool) ([]byte, io.Closer, error) {
 	if f.older {
 		slices.Reverse(f.ops)
 	}
-	v, err := f.merge(f.ops, includesBase)
+	v, err := f.finish(includesBase)
 	return v, f, err
+}
+
+func (f *fold) finish(final bool) ([]byte, error) {
+	if len(f.ops) == 1 && (!final || len(f.ops[0]) == 0 || f.ops[0][0] != opList) {
+		return f.merge(f.ops, final)
+	}
+	for i := range f.ops {
+		if len(f.ops[i]) > 0 && f.ops[i][0] == opList {
+			if err := f.unlist(); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	if !final && len(f.ops) <= listMax {
+		return appendList(nil, f.ops), nil
+	}
+	return f.merge(f.ops, final)
+}
+
+// unlist puts the operands of lists in their places.
+func (f *fold) unlist() error {
+	var flat [][]byte
+	for _, op := range f.ops {
+		if len(op) == 0 || op[0] != opList {
+			flat = append(flat, op)
+			continue
+		}
+		for b := op[1:]; len(b) > 0; {
+			size, n := binary.Uvarint(b)
+			if n <= 0 || size == 0 || size > uint64(len(b)-n) {
+				return fmt.Errorf("%w: list of merge operands of %d bytes", dunlin.ErrInvalid, len(op))
+			}
+			end := n + int(size)
+			flat = append(flat, b[n:end:end])
+			b = b[end:]
+		}
+	}
+	f.ops = flat
+	return nil
+}
+
+func appendList(dst []byte, ops [][]byte) []byte {
+	dst = append(dst, opList)
+	for _, op := range ops {
+		dst = binary.AppendUvarint(dst, uint64(len(op)))
+		dst = append(dst, op...)
+	}
+	return dst
 }
 
 // Close implements io.Closer.
@@ -165,7 +221,7 @@ func decodeState(op []byte) (s *dunlin.DeviceState, tombs bool, err error) {
 }
 
 func mergeStates(ops [][]byte, final bool) ([]byte, error) {
-	if len(ops) == 1 && (!final || len(ops[0]) > 1 && ops[0][1]&stateTombs == 0) {
+	if len(ops) == 1 && (!final || len(ops[0]) > 1 && ops[0][0] == opVersion && ops[0][1]&stateTombs == 0) {
 		return ops[0], nil
 	}
 	var s dunlin.DeviceState

@@ -103,7 +103,7 @@ func TestSegmentBytesPerReading(t *testing.T) {
 		f.plain = true
 		var items []archived
 		raw, changes := 0, 0
-		for raw < 256<<10 {
+		for raw < 128<<10 { // as Config.SegmentBytes is
 			e := f.entry(3, 1+f.rng.IntN(8))
 			raw += len(entry.Append(nil, e))
 			changes += len(e.Changes)

@@ -34,10 +34,10 @@ type Config struct {
 	Fatal func(error)
 
 	CacheBytes         int64 // blocks of both engines; default 32 MiB. Memtables come on top.
-	LogMemTableBytes   int64 // default 32 MiB
-	StateMemTableBytes int64 // default 32 MiB
-	LogBytes           int64 // of entries that may wait to be archived; the log is about as large. Default 32 MiB
-	SegmentBytes       int   // of entries in an archived segment, before compression; default 256 KiB
+	LogMemTableBytes   int64 // default 16 MiB; in the worst case four of them are in memory, and mostly two
+	StateMemTableBytes int64 // default 16 MiB; likewise
+	LogBytes           int64 // of entries that may wait to be archived; the log is about as large. Default 16 MiB
+	SegmentBytes       int   // of entries in an archived segment, before compression; default 128 KiB
 
 	ArchiveOff   bool          // keep no entries that left the log
 	ArchiveAge   time.Duration // how long they are kept; default 30 days, negative: for ever
@@ -74,10 +74,10 @@ func (c *Config) setDefaults() error {
 		c.Fatal = func(err error) { panic(err) }
 	}
 	c.CacheBytes = cmp.Or(c.CacheBytes, 32<<20)
-	c.LogMemTableBytes = cmp.Or(c.LogMemTableBytes, 32<<20)
-	c.StateMemTableBytes = cmp.Or(c.StateMemTableBytes, 32<<20)
-	c.LogBytes = cmp.Or(c.LogBytes, 32<<20)
-	c.SegmentBytes = cmp.Or(c.SegmentBytes, 256<<10)
+	c.LogMemTableBytes = cmp.Or(c.LogMemTableBytes, 16<<20)
+	c.StateMemTableBytes = cmp.Or(c.StateMemTableBytes, 16<<20)
+	c.LogBytes = cmp.Or(c.LogBytes, 16<<20)
+	c.SegmentBytes = cmp.Or(c.SegmentBytes, 128<<10)
 	c.ArchiveAge = cmp.Or(c.ArchiveAge, 30*24*time.Hour)
 	c.ArchiveBytes = cmp.Or(c.ArchiveBytes, 4<<30)
 	c.TailBytes = cmp.Or(c.TailBytes, 8<<20)
