@@ -34,6 +34,8 @@ type Journal struct {
 	}
 }
 
+var _ dunlin.Feed = (*Journal)(nil)
+
 // tail is the newest applied entries of a shard. All that has an effect between from and head is in items.
 type tail struct {
 	from, head uint64 // head is the next index to be applied
