@@ -82,14 +82,14 @@ func measure(ctx context.Context, o options, p part, start func(context.Context,
 	var before, after float64
 	var disk, rss int64
 	cfg := load.Config{Protocol: p.protocol, Addr: s.addr(p.protocol), Clients: p.clients, Devices: p.devices, Rate: p.rate,
-		Prefix: "bench-" + p.protocol, Warmup: 2 * time.Second, Duration: o.duration, Flips: 20,
+		Prefix: "bench-" + p.protocol, Warmup: p.warmup, Duration: o.duration, Flips: 20,
 		Connected: func() { before = s.cpu() },
 		Played:    func() { after, disk, rss = s.cpu(), s.disk(), s.rss() }}
 	if s.name == "dunlin" {
 		cfg.Alerts = s.MQTT
 	}
 	if o.profile != "" && s.Admin != "" {
-		go s.profile(filepath.Join(o.profile, p.name+".pprof"), o.duration)
+		go s.profile(filepath.Join(o.profile, p.name+".pprof"), p.warmup, o.duration)
 	}
 	res, err := load.Run(ctx, cfg)
 	if err != nil {
@@ -107,8 +107,8 @@ func measure(ctx context.Context, o options, p part, start func(context.Context,
 }
 
 // profile keeps a CPU profile of the middle of the run.
-func (s *server) profile(file string, d time.Duration) {
-	time.AfterFunc(2*time.Second, func() {
+func (s *server) profile(file string, warmup, d time.Duration) {
+	time.AfterFunc(warmup+time.Second, func() {
 		resp, err := http.Get(fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", s.Admin, max(1, int(d.Seconds())-1)))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench: profile:", err)

@@ -71,13 +71,14 @@ type part struct {
 	clients  int
 	devices  int
 	rate     float64
+	warmup   time.Duration
 }
 
 var parts = []part{
-	{name: "mqtt", title: "MQTT QoS 1, 1,000 connections, 1 in flight, closed loop", protocol: "mqtt", clients: 1000, devices: 1000},
-	{name: "coap", title: "CoAP CON, 64 sockets, 1 in flight, 1,024 devices, closed loop", protocol: "coap", clients: 64, devices: 1024},
-	{name: "rate500", title: "MQTT QoS 1, 1,000 connections, 500 readings/s", protocol: "mqtt", clients: 1000, devices: 1000, rate: 500},
-	{name: "rate2000", title: "MQTT QoS 1, 1,000 connections, 2,000 readings/s", protocol: "mqtt", clients: 1000, devices: 1000, rate: 2000},
+	{name: "mqtt", title: "MQTT QoS 1, 1,000 connections, 1 in flight, closed loop", protocol: "mqtt", clients: 1000, devices: 1000, warmup: 2 * time.Second},
+	{name: "coap", title: "CoAP CON, 64 sockets, 1 in flight, 1,024 devices, closed loop", protocol: "coap", clients: 64, devices: 1024, warmup: 2 * time.Second},
+	{name: "rate500", title: "MQTT QoS 1, 1,000 connections, 500 readings/s", protocol: "mqtt", clients: 1000, devices: 1000, rate: 500, warmup: 12 * time.Second},
+	{name: "rate2000", title: "MQTT QoS 1, 1,000 connections, 2,000 readings/s", protocol: "mqtt", clients: 1000, devices: 1000, rate: 2000, warmup: 4 * time.Second},
 }
 
 func run(ctx context.Context, o options) error {

@@ -46,10 +46,13 @@ func (d *device) next() (flip bool) {
 	if r>>16%64 == 0 {
 		d.batt--
 	}
-	return d.spike() || d.flips > window && d.seq > window && (d.seq+d.phase)%uint64(d.flips) == window
+	return d.spike() || d.flips > window && d.seq > 2*window && (d.seq+d.phase)%uint64(d.flips) == window
 }
 
-func (d *device) spike() bool { return d.flips > window && (d.seq+d.phase)%uint64(d.flips) == 0 }
+// spike reports whether this uplink is the hot one. The first few are not: the rule wants a full window.
+func (d *device) spike() bool {
+	return d.flips > window && d.seq > window && (d.seq+d.phase)%uint64(d.flips) == 0
+}
 
 // random is xorshift64: a load needs cheap numbers, not good ones.
 func (d *device) random() uint64 {
