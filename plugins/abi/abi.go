@@ -109,9 +109,9 @@ func Result(ptr, size uint32) uint64 { return uint64(ptr)<<32 | uint64(size) }
 const (
 	HeaderSize    = 8
 	ReadingSize   = 24
+	DeviceSize    = HeaderSize + 16
+	TelemetrySize = HeaderSize + 16
 	batchSize     = HeaderSize + 16
-	deviceSize    = HeaderSize + 16
-	telemetrySize = HeaderSize + 16
 	rawSize       = HeaderSize + 16
 	timerSize     = HeaderSize + 8
 	alertSize     = HeaderSize + 24

@@ -72,28 +72,28 @@ func Batch(rec []byte) (now int64, devices, inputs uint32, err error) {
 //
 // seq is the sequence number of the first input that follows; the others count on.
 func AppendDevice[T ~string](dst []byte, seq uint64, id T, state []byte) []byte {
-	at := Align(deviceSize + len(id))
+	at := Align(DeviceSize + len(id))
 	dst, rec := begin(dst, at+len(state), KindDevice, 0)
 	le.PutUint64(rec[8:], seq)
 	le.PutUint64(rec[16:], uint64(uint32(len(id)))|uint64(len(state))<<32)
 	le.PutUint64(rec[at-8:], 0) // padding of the id, unless the id is empty
 	le.PutUint64(rec[16:], uint64(uint32(len(id)))|uint64(len(state))<<32)
-	copy(rec[deviceSize:], id)
+	copy(rec[DeviceSize:], id)
 	copy(rec[at:], state)
 	return dst
 }
 
 // Device reads a KindDevice record.
 func Device(rec []byte) (seq uint64, id, state []byte, err error) {
-	if len(rec) < deviceSize {
+	if len(rec) < DeviceSize {
 		return 0, nil, nil, ErrFrame
 	}
 	ids, states := uint64(le.Uint32(rec[16:])), uint64(le.Uint32(rec[20:]))
-	at := (deviceSize + ids + 7) &^ 7
+	at := (DeviceSize + ids + 7) &^ 7
 	if at+states > uint64(len(rec)) {
 		return 0, nil, nil, ErrFrame
 	}
-	return le.Uint64(rec[8:]), rec[deviceSize : deviceSize+ids], rec[at : at+states], nil
+	return le.Uint64(rec[8:]), rec[DeviceSize : DeviceSize+ids], rec[at : at+states], nil
 }
 
 // BeginTelemetry appends the fixed part of a KindTelemetry record; readings and EndTelemetry follow:
@@ -106,7 +106,7 @@ func Device(rec []byte) (seq uint64, id, state []byte, err error) {
 //
 // flags are those of a dunlin.Input.
 func BeginTelemetry(dst []byte, received int64, readings int, flags uint32) []byte {
-	dst, rec := begin(dst, telemetrySize, KindTelemetry, 0)
+	dst, rec := begin(dst, TelemetrySize, KindTelemetry, 0)
 	le.PutUint64(rec[8:], uint64(received))
 	le.PutUint64(rec[16:], uint64(uint32(readings))|uint64(flags)<<32)
 	return dst
@@ -126,7 +126,7 @@ func AppendReading(dst []byte, r Reading) []byte {
 // AppendValue appends the bytes of the i-th reading of the telemetry record that begins at start: a text or data, after
 // all readings.
 func AppendValue(dst []byte, start, i int, value string) []byte {
-	at := start + telemetrySize + i*ReadingSize + 16
+	at := start + TelemetrySize + i*ReadingSize + 16
 	le.PutUint32(dst[at:], uint32(len(dst)-start))
 	le.PutUint32(dst[at+4:], uint32(len(value)))
 	return append(dst, value...)
@@ -144,14 +144,14 @@ func EndTelemetry(dst []byte, start int) []byte {
 
 // Telemetry reads a KindTelemetry record; readings are n × ReadingSize bytes for ReadingAt.
 func Telemetry(rec []byte) (received int64, flags uint32, readings []byte, err error) {
-	if len(rec) < telemetrySize {
+	if len(rec) < TelemetrySize {
 		return 0, 0, nil, ErrFrame
 	}
 	n := uint64(le.Uint32(rec[16:]))
-	if telemetrySize+n*ReadingSize > uint64(len(rec)) {
+	if TelemetrySize+n*ReadingSize > uint64(len(rec)) {
 		return 0, 0, nil, ErrFrame
 	}
-	return int64(le.Uint64(rec[8:])), le.Uint32(rec[20:]), rec[telemetrySize : telemetrySize+n*ReadingSize], nil
+	return int64(le.Uint64(rec[8:])), le.Uint32(rec[20:]), rec[TelemetrySize : TelemetrySize+n*ReadingSize], nil
 }
 
 // ReadingAt reads the i-th of the readings that Telemetry returned.

@@ -12,10 +12,10 @@ type Context struct {
 	now   Time
 
 	index    int // of the device in the frame; −1 before the first
-	id       []byte
 	seq      uint64
-	old      []byte // its state as it came
-	input    int    // of the device; −1 in Begin
+	id       span // in the frame
+	state    span // in the frame: as it came
+	input    int  // of the device; −1 in Begin
 	received Time
 
 	start   int  // of the device's records in the answer
@@ -25,19 +25,32 @@ type Context struct {
 	inGroup bool
 }
 
-func (c *Context) begin(rec []byte) error {
-	seq, id, state, err := abi.Device(rec)
-	if err != nil {
-		return err
+// span is a part of the frame.
+type span struct{ at, size int }
+
+func (s span) of(frame []byte) []byte { return frame[s.at : s.at+s.size : s.at+s.size] }
+
+// begin reads the device record of size bytes at an offset of the frame; false says that it is none.
+func (c *Context) begin(at, size int) bool {
+	if size < abi.DeviceSize {
+		return false
+	}
+	g := c.guest
+	lens := load64(g.frame, at+16)
+	id, state := int(uint32(lens)), int(lens>>32)
+	stateAt := abi.Align(abi.DeviceSize + id)
+	if stateAt+state > size {
+		return false
 	}
 	c.index++
-	c.seq, c.id, c.old = seq, id, state
-	c.input, c.received, c.start = -1, c.now, len(c.guest.out)
+	c.seq = load64(g.frame, at+8)
+	c.id, c.state = span{at + abi.DeviceSize, id}, span{at + stateAt, state}
+	c.input, c.received, c.start = -1, c.now, len(g.out)
 	c.opened, c.failed, c.saved, c.inGroup = false, false, false, true
-	if c.guest.p.Begin != nil {
-		c.guest.p.Begin(c)
+	if g.p.Begin != nil {
+		g.p.Begin(c)
 	}
-	return nil
+	return true
 }
 
 // end completes a device's turn.
@@ -50,8 +63,7 @@ func (c *Context) end() {
 	}
 	c.inGroup = false
 	if c.saved && !c.failed { // the host sees for itself whether it is the old one
-		c.open()
-		c.guest.out = abi.AppendText(c.guest.out, abi.KindState, 0, c.guest.writer.b)
+		c.guest.putState(c.index, c.opened)
 	}
 }
 
@@ -71,7 +83,7 @@ func (c *Context) fail(why string) {
 }
 
 // Device returns the device's id.
-func (c *Context) Device() string { return string(c.id) }
+func (c *Context) Device() string { return string(c.id.of(c.guest.frame)) }
 
 // Seq returns the sequence number of the input at hand: 1 for a device's first.
 func (c *Context) Seq() uint64 { return c.seq + uint64(max(c.input, 0)) }
@@ -143,7 +155,8 @@ func (c *Context) Unit(r *Reading) string { return c.guest.lookup(uint32(r.unit)
 
 // Text returns the text, or the bytes, of a reading of the report at hand, "" if it is a number or a boolean.
 func (c *Context) Text(r *Reading) string {
-	rec := c.guest.report
+	g := c.guest
+	rec := g.frame[g.report : g.report+g.reportSize]
 	_, _, raw, err := abi.Telemetry(rec)
 	if r.Kind < Text || err != nil || int(r.at) >= len(raw)/abi.ReadingSize {
 		return ""
@@ -181,7 +194,7 @@ func (c *Context) Log(text string) {
 }
 
 // State returns the device's state as it came. It must not be changed.
-func (c *Context) State() []byte { return c.old }
+func (c *Context) State() []byte { return c.state.of(c.guest.frame) }
 
 // SetState makes b the device's new state. b is copied.
 func (c *Context) SetState(b []byte) {

@@ -13,7 +13,10 @@ type Guest struct {
 	names   []string  // by id; id 0 is ""
 	metrics []*Metric // whose ids are kept up to date
 	rs      []Reading
-	report  []byte // the telemetry record at hand
+
+	frame              []byte
+	off                int // of the record at hand
+	report, reportSize int // the telemetry record at hand
 
 	reader StateReader
 	writer StateWriter
@@ -79,73 +82,127 @@ func (g *Guest) configure(body []byte) (failure string) {
 // Process takes the frame of abi.ExportProcess and returns the answer's frame; failed says that the answer is a text.
 // Nothing of frame is kept.
 func (g *Guest) Process(frame []byte) (out []byte, failed bool) {
-	g.out = g.out[:0]
+	g.out, g.frame, g.off = g.out[:0], frame, 0
+	g.reader.b = frame
 	g.ctx = Context{guest: g, index: -1}
-	r := abi.NewReader(frame)
 	for {
-		done, err := g.run(&r)
-		if err != nil {
-			return []byte("bad frame"), true
-		}
-		if done {
+		switch g.run() {
+		case ranToEnd:
 			return g.out, false
+		case ranIntoBytes:
+			return []byte("bad frame"), true
 		}
 		// A handler panicked: what its device got is dropped, its other inputs are skipped, the next device goes on.
 	}
 }
 
-// run works off records to the frame's end, or to a panic.
-func (g *Guest) run(r *abi.Reader) (done bool, err error) {
+// How run ends.
+const (
+	ranIntoPanic = iota
+	ranToEnd
+	ranIntoBytes // that are no frame
+)
+
+// run works off records to the frame's end, or to a panic. It and what it calls for each record pass offsets around, not
+// slices, and read numbers without package abi: in a Go guest a call with slices costs as much as the work behind it.
+func (g *Guest) run() (end int) {
 	ctx := &g.ctx
-	before, ending := *r, false
+	next, ending := g.off, false
 	defer func() {
 		if p := recover(); p != nil {
 			ctx.fail(panicText(p))
-			if ending {
-				*r = before // the record at hand is the next device's: read it again
+			if !ending { // else the record at hand is the next device's: it is read again
+				g.off = next
 			}
 		}
 	}()
 	for {
-		before = *r
-		kind, _, rec, err := r.Next()
-		if err != nil {
-			return true, err
+		at, left, kind := g.off, len(g.frame)-g.off, abi.Kind(0)
+		if left > 0 {
+			if left < abi.HeaderSize {
+				return ranIntoBytes
+			}
+			h := load64(g.frame, at)
+			n := int(uint32(h))
+			if n < abi.HeaderSize || n > left {
+				return ranIntoBytes
+			}
+			kind, left, next = abi.Kind(h>>32), n, at+min(abi.Align(n), left)
 		}
-		if rec == nil || kind == abi.KindDevice {
+		if left == 0 || kind == abi.KindDevice {
 			ending = true
 			ctx.end()
 			ending = false
 		}
-		if rec == nil {
-			return true, nil
+		if left == 0 {
+			return ranToEnd
 		}
+		ok := true
 		switch kind {
 		case abi.KindTelemetry:
-			err = g.telemetry(rec)
+			ok = g.telemetry(at, left)
 		case abi.KindDevice:
-			err = ctx.begin(rec)
-		case abi.KindTimer:
-			err = g.timer(rec)
-		case abi.KindRaw:
-			err = g.raw(rec)
-		case abi.KindName:
-			g.name(rec)
-		case abi.KindForget:
-			g.forget()
-		case abi.KindBatch:
-			now, _, _, berr := abi.Batch(rec)
-			ctx.now, err = Time(now), berr
+			ok = ctx.begin(at, left)
 		default:
-			if kind > abi.KindTimer && kind < abi.KindGroup {
-				ctx.input++ // an input of a kind that is younger than this SDK
-			}
+			ok = g.seldom(kind, g.frame[at:at+left])
 		}
-		if err != nil {
-			return true, err
+		if !ok {
+			return ranIntoBytes
 		}
+		g.off = next
 	}
 }
+
+// seldom works off a record of the other kinds.
+func (g *Guest) seldom(kind abi.Kind, rec []byte) bool {
+	ctx := &g.ctx
+	var err error
+	switch kind {
+	case abi.KindTimer:
+		err = g.timer(rec)
+	case abi.KindRaw:
+		err = g.raw(rec)
+	case abi.KindName:
+		g.name(rec)
+	case abi.KindForget:
+		g.forget()
+	case abi.KindBatch:
+		now, _, _, berr := abi.Batch(rec)
+		ctx.now, err = Time(now), berr
+	default:
+		if kind > abi.KindTimer && kind < abi.KindGroup {
+			ctx.input++ // an input of a kind that is younger than this SDK
+		}
+	}
+	return err == nil
+}
+
+// putState appends what the state writer holds as the device's state, and the record that names the device if it isn't
+// opened yet: abi.AppendGroup and abi.AppendText in one step, since this is most of what most plugins answer.
+func (g *Guest) putState(index int, opened bool) {
+	state := g.writer.b
+	at := len(g.out)
+	need := groupSize + abi.Align(abi.HeaderSize+len(state))
+	if cap(g.out)-at < need {
+		g.out = append(make([]byte, 0, 2*cap(g.out)+need), g.out...)
+	}
+	g.out = g.out[:at+need]
+	if opened {
+		need -= groupSize
+		g.out = g.out[:at+need]
+	} else {
+		store64(g.out, at, abi.HeaderSize+4|uint64(abi.KindGroup)<<32)
+		store64(g.out, at+8, uint64(index))
+		at += groupSize
+		need -= groupSize
+	}
+	store64(g.out, at+need-8, 0)
+	store64(g.out, at, uint64(abi.HeaderSize+len(state))|uint64(abi.KindState)<<32)
+	copy(g.out[at+abi.HeaderSize:], state)
+}
+
+// groupSize is the size of a KindGroup record with its padding.
+const groupSize = 16
 
 func (g *Guest) name(rec []byte) {
 	// Ids count up from 1; anything else would be a host of another kind, and a gap must not cost memory.
@@ -176,23 +233,29 @@ func (g *Guest) lookup(id uint32) string {
 	return ""
 }
 
-func (g *Guest) telemetry(rec []byte) error {
+// telemetry works off the record of size bytes at an offset of the frame.
+func (g *Guest) telemetry(at, size int) bool {
 	ctx := &g.ctx
-	received, _, raw, err := abi.Telemetry(rec)
-	if err != nil || ctx.failed {
-		return err
+	if size < abi.TelemetrySize {
+		return false
 	}
-	ctx.received = Time(received)
+	n := int(load32(g.frame, at+16))
+	if n > (size-abi.TelemetrySize)/abi.ReadingSize {
+		return false
+	}
+	if ctx.failed {
+		return true
+	}
+	ctx.received = Time(load64(g.frame, at+8))
 	ctx.input++
-	if g.p.Readings == nil {
-		return nil
+	if g.p.Readings == nil || n == 0 {
+		return true
 	}
-	n := len(raw) / abi.ReadingSize
 	if cap(g.rs) < n {
 		g.rs = make([]Reading, n, 2*n)
 	}
 	rs := g.rs[:n]
-	all := readings(raw)
+	all := readings(g.frame, at+abi.TelemetrySize, n)
 	for i := range rs {
 		a, r := &all[i], &rs[i]
 		if r.id != a.Metric { // storing a pointer costs a guest more than comparing
@@ -203,9 +266,9 @@ func (g *Guest) telemetry(rec []byte) error {
 			r.Value = 0
 		}
 	}
-	g.report = rec
+	g.report, g.reportSize = at, size
 	g.p.Readings(ctx, rs)
-	return nil
+	return true
 }
 
 func (g *Guest) timer(rec []byte) error {

@@ -9,11 +9,11 @@ import (
 	"github.com/dunlin-iot/dunlin/plugins/abi"
 )
 
-// readings returns the readings of a telemetry record, on processors of any byte order.
-func readings(raw []byte) []abi.Reading {
-	rs := make([]abi.Reading, len(raw)/abi.ReadingSize)
+// readings returns the n readings at an offset of a frame, on processors of any byte order.
+func readings(frame []byte, at, n int) []abi.Reading {
+	rs := make([]abi.Reading, n)
 	for i := range rs {
-		rs[i] = abi.ReadingAt(raw, i)
+		rs[i] = abi.ReadingAt(frame[at:], i)
 	}
 	return rs
 }
@@ -33,3 +33,5 @@ func appendFloat32s(b []byte, vs []float32) []byte {
 
 func load64(b []byte, off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
 func load32(b []byte, off int) uint32 { return binary.LittleEndian.Uint32(b[off:]) }
+
+func store64(b []byte, off int, v uint64) { binary.LittleEndian.PutUint64(b[off:], v) }

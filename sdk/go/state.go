@@ -10,7 +10,7 @@ import (
 // Write a version first (Byte), and the numbers in a fixed order; a newer plugin can then tell what an older one wrote.
 func (c *Context) Load() *StateReader {
 	r := &c.guest.reader
-	r.b, r.off, r.short = c.old, 0, false
+	r.off, r.last, r.short = c.state.at, c.state.at+c.state.size, false
 	return r
 }
 
@@ -27,22 +27,22 @@ func (c *Context) Save() *StateWriter {
 // Its methods are small enough for the compiler to inline, and move an offset rather than a slice: calls, branches and
 // stored pointers cost a Go guest ten times what they cost natively.
 type StateReader struct {
-	b     []byte
-	off   int
-	short bool
+	b         []byte // the frame
+	off, last int    // what is left
+	short     bool
 }
 
 // OK reports whether all values so far were there.
 func (r *StateReader) OK() bool { return !r.short }
 
 // Empty reports whether nothing is left.
-func (r *StateReader) Empty() bool { return r.off >= len(r.b) }
+func (r *StateReader) Empty() bool { return r.off >= r.last }
 
-func (r *StateReader) end() { r.off, r.short = len(r.b), true }
+func (r *StateReader) end() { r.off, r.short = r.last, true }
 
 // Byte reads a byte.
 func (r *StateReader) Byte() (v byte) {
-	if r.off >= len(r.b) {
+	if r.off >= r.last {
 		r.end()
 		return 0
 	}
@@ -56,7 +56,7 @@ func (r *StateReader) Bool() bool { return r.Byte() != 0 }
 
 // Uint reads an unsigned number.
 func (r *StateReader) Uint() uint64 {
-	v, n := binary.Uvarint(r.b[r.off:])
+	v, n := binary.Uvarint(r.b[r.off:r.last])
 	if n <= 0 {
 		r.end()
 		return 0
@@ -73,7 +73,7 @@ func (r *StateReader) Int() int64 {
 
 // Time reads a moment.
 func (r *StateReader) Time() (v Time) {
-	if len(r.b)-r.off < 8 {
+	if r.last-r.off < 8 {
 		r.end()
 		return 0
 	}
@@ -84,7 +84,7 @@ func (r *StateReader) Time() (v Time) {
 
 // Float reads a float64.
 func (r *StateReader) Float() (v float64) {
-	if len(r.b)-r.off < 8 {
+	if r.last-r.off < 8 {
 		r.end()
 		return 0
 	}
@@ -95,7 +95,7 @@ func (r *StateReader) Float() (v float64) {
 
 // Float32 reads a float32.
 func (r *StateReader) Float32() (v float32) {
-	if len(r.b)-r.off < 4 {
+	if r.last-r.off < 4 {
 		r.end()
 		return 0
 	}
@@ -106,8 +106,8 @@ func (r *StateReader) Float32() (v float32) {
 
 // Float32s fills vs with what StateWriter.Float32s wrote, and returns how many there were for it.
 func (r *StateReader) Float32s(vs []float32) int {
-	n := min(len(vs), (len(r.b)-r.off)/4)
-	getFloat32s(vs[:n], r.b[r.off:])
+	n := min(len(vs), (r.last-r.off)/4)
+	getFloat32s(vs[:n], r.b[r.off:r.last])
 	r.off += 4 * n
 	return n
 }
@@ -115,7 +115,7 @@ func (r *StateReader) Float32s(vs []float32) int {
 // Text reads a string.
 func (r *StateReader) Text() string {
 	n := r.Uint()
-	if n > uint64(len(r.b)-r.off) {
+	if n > uint64(r.last-r.off) {
 		r.end()
 		return ""
 	}
