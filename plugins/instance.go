@@ -244,10 +244,13 @@ func (in *instance) trapReason(err error) string {
 			s += " in " + name
 		}
 	}
+	if p := in.panicLine(); p != "" {
+		s += ": " + p
+	}
 	return in.text([]byte(s))
 }
 
-// panicLine finds in what was printed the line that says why.
+// panicLine finds in what was printed the line that says why: a panic's, or the last.
 func (in *instance) panicLine() string {
 	var last []byte
 	for line := range bytes.Lines(in.printed) {

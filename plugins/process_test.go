@@ -187,6 +187,43 @@ func TestLogLinesAreLimited(t *testing.T) {
 	}
 }
 
+// What a guest prints, by the log import or to standard error, is in the node's log; an import's lies are answered.
+func TestPrintsAreLogged(t *testing.T) {
+	var logged syncBuffer
+	b := newBench(t, plugins.Config{Log: slog.New(slog.NewTextHandler(&logged, nil))})
+	text := []byte("hello from the guest\n")
+	m := plugin(code(
+		i32c(1), i32c(dataAt), i32c(20), call(0), // log
+		i32c(1), i32c(-8), i32c(1<<30), call(0), // log of what isn't there
+		i32c(0), i32c(dataAt+6), mem(0x36, 0), i32c(4), i32c(14), mem(0x36, 0), // a vector at 0
+		i32c(2), i32c(0), i32c(1), i32c(8), call(1), drop, // fd_write
+		i32c(2), i32c(-1), i32c(1), i32c(8), call(1), drop,
+	), imp{module: "dunlin_v1", name: "log", params: []byte{i32, i32, i32}}, wasiImport("fd_write", "iiii", true))
+	m.data = text
+	w := raw("talker", "x")
+	process(t, b, b.stage(m.build(), ""), t0, w)
+	got := logged.String()
+	if w.Outcome.Failure != "" || !strings.Contains(got, `text="hello from the guest"`) || !strings.Contains(got, `text="from the guest"`) {
+		t.Errorf("%q\n%s", w.Outcome.Failure, got)
+	}
+}
+
+// A trap's reason has the line that a run-time library printed about it, as Go does before it aborts.
+func TestTrapTellsThePanic(t *testing.T) {
+	b := newBench(t, plugins.Config{})
+	text := []byte("starting\npanic: boom\n\ngoroutine 5 [running]:\n")
+	m := plugin(code(
+		i32c(0), i32c(dataAt), mem(0x36, 0), i32c(4), i32c(int32(len(text))), mem(0x36, 0),
+		i32c(2), i32c(0), i32c(1), i32c(8), call(0), drop, unreachable,
+	), wasiImport("fd_write", "iiii", true))
+	m.data = text
+	w := raw("boomer", "x")
+	process(t, b, b.stage(m.build(), ""), t0, w)
+	if got := w.Outcome.Failure; !strings.HasPrefix(got, "trap: unreachable in ") || !strings.HasSuffix(got, ": panic: boom") {
+		t.Errorf("failure %q", got)
+	}
+}
+
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
