@@ -35,7 +35,7 @@ type Config struct {
 
 	CacheBytes         int64 // blocks of both engines; default 32 MiB. Memtables come on top.
 	LogMemTableBytes   int64 // default 16 MiB; in the worst case four of them are in memory, and mostly two
-	StateMemTableBytes int64 // default 16 MiB; likewise
+	StateMemTableBytes int64 // default 8 MiB; likewise
 	LogBytes           int64 // of entries that may wait to be archived; the log is about as large. Default 16 MiB
 	SegmentBytes       int   // of entries in an archived segment, before compression; default 128 KiB
 
@@ -75,7 +75,7 @@ func (c *Config) setDefaults() error {
 	}
 	c.CacheBytes = cmp.Or(c.CacheBytes, 32<<20)
 	c.LogMemTableBytes = cmp.Or(c.LogMemTableBytes, 16<<20)
-	c.StateMemTableBytes = cmp.Or(c.StateMemTableBytes, 16<<20)
+	c.StateMemTableBytes = cmp.Or(c.StateMemTableBytes, 8<<20)
 	c.LogBytes = cmp.Or(c.LogBytes, 16<<20)
 	c.SegmentBytes = cmp.Or(c.SegmentBytes, 128<<10)
 	c.ArchiveAge = cmp.Or(c.ArchiveAge, 30*24*time.Hour)

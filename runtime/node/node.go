@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,7 +135,7 @@ func (n *Node) openPlugins(context.Context) error {
 
 func (n *Node) openRegistry(context.Context) error {
 	cfg := registry.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Static: n.static()}
-	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.host.Install, Keep: n.blobs.Put}
+	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: n.blobs.Put}
 	var err error
 	if n.registry, err = registry.New(cfg, deps); err != nil {
 		return err
@@ -150,6 +151,13 @@ func (n *Node) check(ctx context.Context, module []byte) (registry.Checked, erro
 	}
 	b, err := json.Marshal(rep)
 	return registry.Checked{Language: rep.Language, Report: b}, err
+}
+
+// install compiles a module. What the compiler leaves behind (70 MB for a Go module) goes back to the system at once: an
+// idle node has no reason to collect garbage for minutes.
+func (n *Node) install(ctx context.Context, hash dunlin.ModuleHash, module []byte) error {
+	defer debug.FreeOSMemory()
+	return n.host.Install(ctx, hash, module)
 }
 
 func (n *Node) openActors(context.Context) error {
