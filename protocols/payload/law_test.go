@@ -108,6 +108,7 @@ func fuzz(f *testing.F, format dunlin.ContentFormat) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		u := uplink("fridge-7", format)
 		err := d.Decode(u, b)
+		fuzzTake(t, d, u, err, b)
 		if err != nil {
 			for _, known := range []error{dunlin.ErrBadPayload, dunlin.ErrTooLarge, dunlin.ErrForbidden} {
 				if errors.Is(err, known) {
@@ -139,10 +140,39 @@ func fuzz(f *testing.F, format dunlin.ContentFormat) {
 	})
 }
 
+// fuzzTake checks what a gateway's door makes of the same payload that Decode made u and err of.
+func fuzzTake(t *testing.T, d *payload.Decoder, u *dunlin.Uplink, err error, b []byte) {
+	g := uplink("fridge-7", u.Format)
+	g.Sender.Kind = dunlin.PrincipalGateway
+	pack, packErr := d.Take(g, b)
+	var other *payload.OtherDevice
+	switch {
+	case err == nil && (packErr != nil || pack != nil || !reflect.DeepEqual(g.Records, u.Records)):
+		t.Fatalf("a device sends %v; a gateway %v: %v", u.Records, g.Records, packErr)
+	case err != nil && packErr == nil && !errors.As(err, &other):
+		t.Fatalf("a gateway may send what is no payload: %v", err)
+	case pack == nil:
+		return
+	}
+	records, seen := 0, map[dunlin.DeviceID]bool{}
+	first, _ := pack.Offer()
+	for p := first; p != nil; p = p.Next {
+		if p.Device.Validate() != nil || seen[p.Device] || len(p.Records) == 0 {
+			t.Fatalf("part %+v", p)
+		}
+		seen[p.Device] = true
+		records += len(p.Records)
+	}
+	if len(seen) != pack.Len() || records > payload.RecordsMax {
+		t.Fatalf("%d of %d devices, %d records", len(seen), pack.Len(), records)
+	}
+}
+
 func FuzzSenMLJSON(f *testing.F) {
 	f.Add([]byte(reading))
 	f.Add([]byte(`[{"bn":"fridge-7/","bt":1e9,"bu":"V","bv":1,"bs":2,"bver":10,"n":"a","u":"b","vs":"\u00e9","s":1,"t":-1,"ut":3},{"n":"b","vd":"aGk"}]`))
 	f.Add([]byte(`[{"bn":"urn:dev:ow:fridge-7:","n":"a","vb":true,"x":[{}]}]`))
+	f.Add([]byte(`[{"bn":"urn:dev:ow:a:","n":"x","v":1,"s":2},{"n":"y","v":1},{"bn":"","n":"z","v":1,"s":2},{"bn":"urn:dev:ow:b","u":"W","s":1}]`))
 	fuzz(f, dunlin.FormatSenMLJSON)
 }
 

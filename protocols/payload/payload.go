@@ -93,8 +93,8 @@ func (e *OtherDevice) Is(target error) bool { return target == dunlin.ErrForbidd
 // times are resolved against u.Received, and a name that begins with u.Device loses that part. The records don't share
 // body's memory. On an error, which wraps ErrBadPayload, ErrFormat, ErrTooLarge or ErrForbidden, u is as it was.
 //
-// A record that names another device is an *OtherDevice, whoever sent it: a gateway that may speak for several devices in
-// one pack calls Split.
+// A record that names another device is an *OtherDevice, whoever sent it. Doors call Take, which lets gateways speak for
+// several devices in one pack.
 func (d *Decoder) Decode(u *dunlin.Uplink, body []byte) error {
 	p := pack{d: d, u: u}
 	return p.decode(body)
@@ -155,6 +155,7 @@ type pack struct {
 	recs   []dunlin.Record
 	others []*dunlin.Uplink
 	count  int // records of all uplinks
+	expect int // records of the payload, roughly, where recs is not made before the first of them
 
 	base base
 	f    fields

@@ -45,7 +45,8 @@ func (p *pack) end(pos int) {
 		return
 	}
 	if len(name) == 0 {
-		name = p.nameless(r.Unit, room[:0])
+		first := p.firstUnit(r.Unit, other, *into)
+		name = nameless(r.Unit, first, room[:0])
 	}
 	r.Metric = p.metricString(name, pos)
 	if p.values(&r, pos) && !p.tooMany() {
@@ -193,13 +194,9 @@ func (p *pack) metricString(b []byte, pos int) string {
 
 // nameless names a record whose name is the device's. RFC 8428 §5.1.3 has such packs with several units in them, position
 // beside humidity: those that are not of the first one's unit carry it in their name, or they would be one metric.
-func (p *pack) nameless(unit string, room []byte) []byte {
-	b := &p.base
-	if !b.unnamed {
-		b.unnamed, b.nameless = true, unit
-	}
+func nameless(unit, first string, room []byte) []byte {
 	name := append(room, NamelessMetric...)
-	if unit == b.nameless {
+	if unit == first {
 		return name
 	}
 	name = append(name, '/')
@@ -212,9 +209,29 @@ func (p *pack) nameless(unit string, room []byte) []byte {
 	return name
 }
 
+// firstUnit returns the unit of the device's first record without a name; recs are those of another device so far.
+func (p *pack) firstUnit(unit string, other []byte, recs []dunlin.Record) string {
+	if other != nil {
+		for i := range recs {
+			if recs[i].Metric == NamelessMetric {
+				return recs[i].Unit
+			}
+		}
+		return unit
+	}
+	b := &p.base
+	if !b.unnamed {
+		b.unnamed, b.nameless = true, unit
+	}
+	return b.nameless
+}
+
 // target returns where records of a device go: other, or u's if that is nil.
 func (p *pack) target(metric, other []byte, pos int) *[]dunlin.Record {
 	if other == nil {
+		if p.recs == nil { // a gateway's: its payload may have none of u's
+			p.recs = make([]dunlin.Record, 0, max(p.expect-p.count, 4))
+		}
 		return &p.recs
 	}
 	id := dunlin.DeviceID(other)
@@ -227,8 +244,8 @@ func (p *pack) target(metric, other []byte, pos int) *[]dunlin.Record {
 		}
 		return nil
 	}
-	for _, u := range p.others {
-		if u.Device == id {
+	for i := len(p.others) - 1; i >= 0; i-- { // records of a device mostly follow each other
+		if u := p.others[i]; u.Device == id {
 			return &u.Records
 		}
 	}

@@ -17,8 +17,11 @@ func (p *pack) senmlCBOR(body []byte) {
 		return
 	}
 	n := s.size(h, 1)
+	if n > 0 {
+		p.expect = min(n, len(body)/3, RecordsMax) // a record of sense has 3 bytes
+	}
 	if n > 0 && !p.split {
-		p.recs = make([]dunlin.Record, 0, min(n, len(body)/3, RecordsMax)) // a record of sense has 3 bytes
+		p.recs = make([]dunlin.Record, 0, p.expect)
 	}
 	for i := 0; s.more(i, n); i++ {
 		pos := s.i

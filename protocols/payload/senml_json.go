@@ -68,10 +68,10 @@ func (p *pack) senmlJSON(body []byte) {
 	if !s.take('[', "a SenML pack, which is an array") {
 		return
 	}
+	// The shortest record that makes sense has 8 bytes; counting braces saves growing the slice.
+	p.expect = min(bytes.Count(body, []byte{'{'}), len(body)/8, RecordsMax)
 	if !p.split {
-		// The shortest record that makes sense has 8 bytes; counting braces saves growing the slice.
-		n := min(bytes.Count(body, []byte{'{'}), len(body)/8, RecordsMax)
-		p.recs = make([]dunlin.Record, 0, n)
+		p.recs = make([]dunlin.Record, 0, p.expect)
 	}
 	for first := true; s.more(&first, ']'); {
 		pos := s.i
