@@ -81,6 +81,10 @@ func newPack(lead *dunlin.Uplink, others []*dunlin.Uplink) (*Pack, error) {
 		if u.Device != lead.Device {
 			u.MessageID = partID(u.MessageID, lead.Device)
 		}
+		u.Input.Sender = u.Sender.ID
+		if u.Sender.ID == string(u.Device) {
+			u.Input.Sender = ""
+		}
 		u.Waiter, u.Tag = p, uint64(i)
 		p.parts[i].u = u
 	}

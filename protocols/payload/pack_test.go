@@ -95,6 +95,9 @@ func TestPackParts(t *testing.T) {
 			t.Errorf("%s: %q, %+v", parts[i].Device, got, parts[i])
 		}
 	}
+	if parts[0].Input.Sender != "" || parts[1].Input.Sender != "gw-1" {
+		t.Errorf("senders %q and %q", parts[0].Input.Sender, parts[1].Input.Sender)
+	}
 	if parts[0].MessageID != 7 || parts[1].MessageID == 7 || parts[1].MessageID == 0 {
 		t.Errorf("message ids %d and %d; a key used for the gateway and for the device must not meet", parts[0].MessageID, parts[1].MessageID)
 	}
