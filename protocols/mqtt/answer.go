@@ -110,8 +110,7 @@ func (m *machine) hold(t *turn, s *slot) {
 			}
 			p.receipt = dunlin.Receipt{}
 			p.state.Store(slotPending)
-			p.u.Next = nil
-			t.add(&p.u)
+			t.offer(p)
 		}
 	}
 }

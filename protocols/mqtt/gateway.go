@@ -19,12 +19,13 @@ import (
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/protocols/payload"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Decoder turns payloads into records; *payload.Decoder is one.
 type Decoder interface {
-	Decode(u *dunlin.Uplink, body []byte) error
+	Take(u *dunlin.Uplink, body []byte) (*payload.Pack, error)
 }
 
 // Deps is what the gateway works with. Feed may be nil: then nothing can be subscribed to. Log nil discards, Metrics nil

@@ -87,6 +87,22 @@ func (t *turn) add(u *dunlin.Uplink) {
 	t.uplinks++
 }
 
+// offer adds what is to be ingested for s: its uplink, or the parts of its pack that have no outcome yet.
+func (t *turn) offer(s *slot) {
+	if s.pack == nil {
+		s.u.Next = nil
+		t.add(&s.u)
+		return
+	}
+	first, _ := s.pack.Offer()
+	for u := first; u != nil; {
+		next := u.Next
+		u.Next = nil
+		t.add(u)
+		u = next
+	}
+}
+
 // blocked reports whether the machine takes no packet now.
 func (m *machine) blocked() bool {
 	return m.phase == phaseLogin || m.held || m.failed || m.ring.n >= m.cfg.ringMax()
@@ -208,7 +224,7 @@ func (m *machine) publish(t *turn, f frame) *fault {
 		t.settle = true
 		return nil
 	}
-	t.add(&s.u)
+	t.offer(s)
 	return nil
 }
 
@@ -238,7 +254,8 @@ func (m *machine) fill(t *turn, s *slot, p *publish) error {
 		}
 	}
 	u.Waiter = s
-	return t.g.deps.Decoder.Decode(u, p.payload)
+	s.pack, err = t.g.deps.Decoder.Take(u, p.payload)
+	return err
 }
 
 // resolve makes m.route the route of p's topic.

@@ -5,12 +5,14 @@ import (
 	"sync/atomic"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/protocols/payload"
 )
 
 // slot is one PUBLISH on its way: the uplink, who waits for it, and the place of its answer in the order of answers.
 // Slots are pooled; between Done and the pool only the connection's flusher touches one.
 type slot struct {
 	u       dunlin.Uplink
+	pack    *payload.Pack // not nil: a gateway's, of several devices; u is only its address
 	c       *conn
 	next    *slot // in its ring
 	receipt dunlin.Receipt
@@ -47,7 +49,7 @@ func (p *slotPool) get() *slot {
 func (p *slotPool) put(s *slot) {
 	s.u = dunlin.Uplink{} // the receiver keeps records and payload; we don't
 	s.receipt = dunlin.Receipt{}
-	s.c = nil
+	s.c, s.pack = nil, nil
 	s.state.Store(slotPending)
 	p.p.Put(s)
 }

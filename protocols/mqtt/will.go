@@ -19,14 +19,14 @@ func (g *Gateway) checkWill(p *dunlin.Principal, r *connectRequest) (*willMessag
 	if w.retain && r.v5 {
 		return nil, &fault{codeRetainUnsupported, "retained messages are not supported"}
 	}
-	if _, err := g.willUplink(p, w, r.client); err != nil {
+	if _, err := g.willSlot(p, w, r.client); err != nil {
 		return nil, &fault{publishCode(err), "will: " + reason(err)}
 	}
 	return w, nil
 }
 
-// willUplink makes the uplink that the will stands for, as if its client published it now.
-func (g *Gateway) willUplink(p *dunlin.Principal, w *willMessage, client string) (*dunlin.Uplink, error) {
+// willSlot makes the slot that the will stands for, as if its client published it now.
+func (g *Gateway) willSlot(p *dunlin.Principal, w *willMessage, client string) (*slot, error) {
 	m := machine{cfg: &g.cfg, principal: *p, clientHash: xxhash.Sum64String(client)}
 	t := g.newTurn(g.now())
 	s := &slot{}
@@ -34,7 +34,7 @@ func (g *Gateway) willUplink(p *dunlin.Principal, w *willMessage, client string)
 	if err := m.fill(t, s, &pub); err != nil {
 		return nil, err
 	}
-	return &s.u, nil
+	return s, nil
 }
 
 // lastWord is a will that is due, or waits out its delay.
@@ -46,7 +46,7 @@ type lastWord struct {
 	delay     uint32
 	timer     timer
 	since     dunlin.Time
-	u         atomic.Pointer[dunlin.Uplink]
+	slot      atomic.Pointer[slot] // set once the will is published; nobody else has it
 }
 
 // lastWord takes the will of m's connection over.
@@ -58,16 +58,16 @@ func (g *Gateway) lastWord(m *machine) *lastWord {
 
 // publish adds the will to t.
 func (w *lastWord) publish(t *turn) {
-	u, err := w.g.willUplink(&w.principal, w.msg, w.client)
+	s, err := w.g.willSlot(&w.principal, w.msg, w.client)
 	if err != nil {
 		w.lost(err)
 		return
 	}
-	w.since = u.Received
-	u.Waiter = w
-	w.u.Store(u)
+	w.since = s.u.Received
+	s.u.Waiter = w
+	w.slot.Store(s)
 	w.g.stats.wills.Add(1)
-	t.add(u)
+	t.offer(s)
 }
 
 // Done offers the will again while the node only says "not now"; there is no client to hold back.
@@ -82,9 +82,9 @@ func (w *lastWord) Done(u *dunlin.Uplink, r dunlin.Receipt) {
 }
 
 func (w *lastWord) wake(dunlin.Time) {
-	u := w.u.Load()
-	u.Next = nil
-	w.g.deps.Ingestor.Ingest(u)
+	t := w.g.newTurn(w.g.now())
+	t.offer(w.slot.Load())
+	t.ingest()
 }
 
 func (w *lastWord) lost(err error) {
