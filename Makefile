@@ -29,9 +29,11 @@ dev: build ## a node on loopback with simulated devices; Ctrl-C ends it
 test: plugins ## the whole test suite
 	$(GO) test ./...
 
-lint: ## formatting, vet, the house's order
+lint: ## formatting, vet, staticcheck, the house's order
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt-ed:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
+	@# it does not know go:wasmexport, so the guests' side is left to vet
+	"$$($(GO) tool -n staticcheck)" $$($(GO) list ./... | grep -v /sdk/go)
 	GOOS=wasip1 GOARCH=wasm $(GO) vet ./sdk/go/ ./sdk/go/examples/...
 	$(GO) test ./internal/house
 

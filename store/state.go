@@ -29,7 +29,6 @@ type State struct {
 	apply    applier
 	hot      []hotTimers          // by shard
 	onCommit func([]appliedEntry) // journal, archive and Config.OnApplied, in that order
-	metrics  *metrics
 }
 
 func openState(eng engine, shards int) (*State, error) {

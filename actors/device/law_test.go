@@ -44,8 +44,6 @@ type life struct {
 	now   dunlin.Time
 	seq   uint64
 	open  map[*dunlin.Uplink]bool
-	want  map[*dunlin.Uplink]uint64
-	ids   uint64
 }
 
 func (l *life) uplink() *dunlin.Uplink {

@@ -94,7 +94,7 @@ func TestAmplification(t *testing.T) {
 	if len(out) != 1 || len(out[0].B) > 3*len(ask) {
 		t.Fatalf("a stranger asked with %d bytes and got %d", len(ask), len(out[0].B))
 	}
-	if a := decode(t, out[0].B); uintOption(a, message.Block2) != 8|0 {
+	if a := decode(t, out[0].B); uintOption(a, message.Block2) != 8 { // more, size 16
 		t.Errorf("got %s, want the first block of 16 bytes", show(a))
 	}
 	local := stranger(2)

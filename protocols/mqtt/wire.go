@@ -18,9 +18,6 @@ type frame struct {
 
 func (f frame) kind() byte { return f.head >> 4 }
 
-// lengthMax is the greatest remaining length that four bytes can say.
-const lengthMax = 1<<28 - 1
-
 // nextFrame splits the first packet off b. n == 0 means that more bytes are needed. bytesMax bounds the whole packet; what
 // is longer fails as soon as its header is there, before anything is buffered for it.
 func nextFrame(b []byte, bytesMax int) (f frame, n int, err *fault) {
