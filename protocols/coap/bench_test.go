@@ -299,6 +299,9 @@ func (in *batchIngestor) run(ctx context.Context) {
 
 type noDecoder struct{}
 
-func (noDecoder) Decode(u *dunlin.Uplink, body []byte) error { u.Kind = dunlin.InputRaw; return nil }
+func (noDecoder) Take(u *dunlin.Uplink, body []byte) (*payload.Pack, error) {
+	u.Kind = dunlin.InputRaw
+	return nil, nil
+}
 
 type noInspector struct{ dunlin.Inspector }

@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/protocols/payload"
 )
 
 // Config bounds the gateway. The zero value of a field means its default.
@@ -65,7 +66,7 @@ type Deps struct {
 
 // Decoder turns payloads to records: a *payload.Decoder.
 type Decoder interface {
-	Decode(u *dunlin.Uplink, body []byte) error
+	Take(u *dunlin.Uplink, body []byte) (*payload.Pack, error)
 }
 
 // Gateway is the CoAP door of one node.
@@ -78,6 +79,7 @@ type Gateway struct {
 	jobs    chan *job
 	readers atomic.Pointer[[]*reader] // set by Listen
 	closing atomic.Bool
+	packs   unfinished
 	drained atomic.Int64 // time.Duration since start at which draining ends
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/plgd-dev/go-coap/v3/message/codes"
-
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/protocols/coap/endpoint"
 )
@@ -42,7 +40,8 @@ type job struct {
 
 // beginJob begins the request and gives it, with what is to be done for it, to the workers; or answers 5.03.
 func (rd *reader) beginJob(in *inbound, what plan) {
-	ref, ok := rd.m.Begin(rd.now, in.Request, in.Code == codes.GET)
+	// Only twins and refusals are longer than what is kept for duplicates, and both can be had again.
+	ref, ok := rd.m.Begin(rd.now, in.Request, true)
 	if !ok {
 		rd.busy(in)
 		return

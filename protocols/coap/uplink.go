@@ -2,14 +2,15 @@ package coap
 
 import (
 	"bytes"
-
 	"sync/atomic"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/plgd-dev/go-coap/v3/message"
 	"github.com/plgd-dev/go-coap/v3/message/codes"
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/protocols/coap/endpoint"
+	"github.com/dunlin-iot/dunlin/protocols/payload"
 )
 
 // call is a request in work: an uplink on its way, or a job. Calls are used again, so that an uplink needs no allocation
@@ -18,7 +19,9 @@ type call struct {
 	up      dunlin.Uplink
 	rd      *reader
 	ref     endpoint.Ref
-	job     *job // not nil: done by a worker
+	job     *job          // not nil: done by a worker
+	pack    *payload.Pack // not nil: a gateway's, of several devices; up is only its address
+	packSum uint64        // of its payload
 	block1  block
 	receipt dunlin.Receipt
 	open    atomic.Bool // the ingestor has it: guards against a second Done
@@ -44,6 +47,7 @@ func (rd *reader) newCall() *call {
 
 func (rd *reader) release(c *call) {
 	c.up, c.receipt, c.ref, c.block1 = dunlin.Uplink{}, dunlin.Receipt{}, 0, block{}
+	c.pack, c.packSum = nil, 0
 	if c.job != nil {
 		rd.releaseJob(c.job)
 		c.job = nil
@@ -137,7 +141,13 @@ func (rd *reader) uplink(in *inbound, p dunlin.Principal, format dunlin.ContentF
 	if p.Kind != dunlin.PrincipalOpen && p.ID != string(dev) {
 		u.Input.Sender = p.ID
 	}
-	if err := rd.g.deps.Decoder.Decode(u, in.Payload); err != nil {
+	if p.Kind == dunlin.PrincipalGateway {
+		if id := rd.g.packs.find(u, in.Payload); id != 0 {
+			u.MessageID = id
+		}
+	}
+	var err error
+	if c.pack, err = rd.g.deps.Decoder.Take(u, in.Payload); err != nil {
 		if in.call == nil {
 			rd.release(c)
 		}
@@ -145,7 +155,7 @@ func (rd *reader) uplink(in *inbound, p dunlin.Principal, format dunlin.ContentF
 		return
 	}
 	if in.call == nil {
-		ref, ok := rd.m.Begin(rd.now, in.Request, false)
+		ref, ok := rd.m.Begin(rd.now, in.Request, c.pack != nil)
 		if !ok {
 			rd.release(c)
 			rd.busy(in)
@@ -155,17 +165,24 @@ func (rd *reader) uplink(in *inbound, p dunlin.Principal, format dunlin.ContentF
 		rd.remember(in.Peer, dev)
 	}
 	c.block1 = in.block1
+	if c.pack != nil {
+		c.packSum = xxhash.Sum64(in.Payload)
+	}
 	c.open.Store(true)
 	if c.job != nil {
 		rd.releaseJob(c.job) // its copy of the datagram is done with
 		c.job = nil
 	}
-	if rd.first == nil {
-		rd.first = u
-	} else {
-		rd.last.Next = u
+	first, last := u, u
+	if c.pack != nil {
+		first, last = c.pack.Offer()
 	}
-	rd.last = u
+	if rd.first == nil {
+		rd.first = first
+	} else {
+		rd.last.Next = first
+	}
+	rd.last = last
 }
 
 func (rd *reader) badPayload(in *inbound, err error) {
@@ -228,10 +245,17 @@ func (rd *reader) ansOf(c *call) {
 	if c.block1.set {
 		a.uint(message.Block1, c.block1.value())
 	}
+	if c.pack != nil {
+		rd.g.packs.answered(&c.up, c.packSum, a.Code == codes.ServiceUnavailable)
+	}
 	if err == nil {
 		return
 	}
-	a.text = append(a.text[:0], shortText(err)...)
+	if c.pack == nil {
+		a.text = append(a.text[:0], shortText(err)...)
+	} else if a.Code != codes.InternalServerError {
+		a.text = appendCut(a.text[:0], err.Error(), diagnosticBytesMax) // who gets this has logged in
+	}
 	a.Payload = a.text
 	if a.Code == codes.InternalServerError {
 		rd.g.log.Error("uplink failed", "device", string(c.up.Device), "error", err)
