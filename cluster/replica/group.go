@@ -15,6 +15,7 @@ type group struct {
 	st    *storage
 
 	dirty bool // in core.dirty: Raft may have something to say
+	fed   bool // it surely has, as far as we can tell; otherwise it is asked first
 	stale bool // Raft was fed something since role was looked up, that may have changed it
 
 	role      role   // as looked up last
