@@ -103,7 +103,7 @@ type Processor interface {
 type Committer interface {
 	// Propose queues an entry and never blocks. done is called exactly once, from any goroutine, after the entry was
 	// applied; or with an error, and then the entry neither has nor will have an effect in that term as long as this node
-	// owns the shard in it.
+	// owns the shard in it. data is the caller's again when done is called, and stays as it is until then.
 	Propose(shard dunlin.ShardID, term uint64, data []byte, done func(index uint64, err error))
 	// Flush tells that everything proposed so far should go to the log together, now.
 	Flush()

@@ -127,7 +127,8 @@ type proposal struct {
 	done  func(uint64, error)
 }
 
-func (p proposal) commit(s *store) { s.apply(p.data); p.done(1, nil) }
+// commit keeps a copy of the entry: its data are the proposer's again once it is done.
+func (p proposal) commit(s *store) { s.apply(slices.Clone(p.data)); p.done(1, nil) }
 
 // log is a committer. It commits each Flush's proposals with whatever commit does with them, by default at once.
 type log struct {

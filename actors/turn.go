@@ -217,7 +217,7 @@ func (s *shard) propose(t *turn, e *dunlin.Entry) {
 	b.uplinks.Add(int64(t.uplinks))
 	t.began = b.now()
 	s.dir.met.turns.Inc()
-	s.dir.deps.Committer.Propose(s.id, s.term, slices.Clone(t.data), t.done) // the log keeps its data: of the right size
+	s.dir.deps.Committer.Propose(s.id, s.term, t.data, t.done) // the turn is not used again before it is done
 	b.proposed.Store(true)
 }
 
