@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/protocols/payload"
 )
 
 // Config bounds the gateway. The zero value of a field means its default.
@@ -84,6 +85,7 @@ type Deps struct {
 // Decoder turns payloads to records: a *payload.Decoder.
 type Decoder interface {
 	Decode(u *dunlin.Uplink, body []byte) error
+	Take(u *dunlin.Uplink, body []byte) (*payload.Pack, error)
 }
 
 // Gateway is the HTTP door of one node.

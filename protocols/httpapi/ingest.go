@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/protocols/payload"
@@ -23,6 +24,8 @@ import (
 // takes the pending when the directory lets go.
 type pending struct {
 	dunlin.Uplink
+	pack  *payload.Pack // not nil: a gateway's, of several devices; Uplink is only its address
+	count int           // uplinks to hand over: 1, or the pack's parts
 	g     *Gateway
 	done  chan dunlin.Receipt // size 1: told exactly once, so Done never blocks, also after the client left
 	timer *time.Timer
@@ -40,12 +43,12 @@ func newPending(g *Gateway) *pending {
 
 // Done makes pending a dunlin.Waiter.
 func (p *pending) Done(_ *dunlin.Uplink, r dunlin.Receipt) {
-	p.g.inFlight.Add(-1)
+	p.g.inFlight.Add(-int64(p.count))
 	p.done <- r
 }
 
 func (p *pending) release() {
-	p.Uplink = dunlin.Uplink{}
+	p.Uplink, p.pack = dunlin.Uplink{}, nil
 	if cap(p.buf) > bufferBytesMax {
 		p.buf = nil
 	}
@@ -70,11 +73,15 @@ func (g *Gateway) serveTelemetry(c *call, r *http.Request) {
 		return
 	}
 	if receipt.Err != nil {
-		c.fail(r, receiptError(receipt))
+		c.fail(r, p.refusal(receipt))
 		p.release()
 		return
 	}
-	p.buf = append(appendReceipt(append(p.buf[:0], '{'), receipt), "}\n"...)
+	p.buf = appendReceipt(append(p.buf[:0], '{'), receipt)
+	if p.pack != nil {
+		p.buf = appendDevices(p.buf, p.pack)
+	}
+	p.buf = append(p.buf, "}\n"...)
 	h := c.Header()
 	h["Content-Type"] = g.jsonHeader
 	_, _ = c.Write(p.buf)
@@ -98,13 +105,19 @@ func (g *Gateway) sendOne(c *call, r *http.Request, p *pending) (dunlin.Receipt,
 	u := &p.Uplink
 	*u = dunlin.Uplink{DeviceKey: c.key(r.PathValue("id")), Sender: c.principal, Waiter: p}
 	u.Input = dunlin.Input{Flags: flags, Format: format, MessageID: id, Received: g.cfg.Clock(), Sender: senderOf(c.principal, u.Device)}
-	if err := g.deps.Decoder.Decode(u, p.buf); err != nil {
+	if p.pack, err = g.deps.Decoder.Take(u, p.buf); err != nil {
 		return receipt, err
 	}
-	if err := g.reserve(1); err != nil {
+	first := u
+	p.count = 1
+	if p.pack != nil {
+		first, _ = p.pack.Offer()
+		p.count = p.pack.Len()
+	}
+	if err := g.reserve(p.count); err != nil {
 		return receipt, err
 	}
-	g.deps.Ingestor.Ingest(u)
+	g.deps.Ingestor.Ingest(first)
 	p.timer.Reset(g.cfg.CommitTimeout)
 	defer p.timer.Stop()
 	select {
@@ -218,6 +231,35 @@ func appendReceipt(dst []byte, r dunlin.Receipt) []byte {
 		dst = append(dst, `,"created":true`...)
 	}
 	return dst
+}
+
+// appendDevices appends the parts' receipts of a gateway's pack.
+func appendDevices(dst []byte, pack *payload.Pack) []byte {
+	sep := `,"devices":[{"device":`
+	for dev, r := range pack.Receipts() {
+		dst = append(appendString(append(dst, sep...), string(dev)), ',')
+		dst = append(appendReceipt(dst, r), '}')
+		sep = `,{"device":`
+	}
+	return append(dst, ']')
+}
+
+// refusal is a bad receipt's error; of a pack it lists every device that was refused.
+func (p *pending) refusal(receipt dunlin.Receipt) error {
+	err := receiptError(receipt)
+	if p.pack == nil {
+		return err
+	}
+	all := *problemOf(err)
+	if all.Status == http.StatusInternalServerError {
+		return err // as it is, for the log
+	}
+	for dev, r := range p.pack.Receipts() {
+		if r.Err != nil {
+			all.Errors = append(all.Errors, &huma.ErrorDetail{Message: problemOf(r.Err).Detail, Location: "device", Value: string(dev)})
+		}
+	}
+	return &all
 }
 
 // receiptError is a bad receipt's error; a 503 says how long to wait.

@@ -93,6 +93,92 @@ func TestRepeatedUplinkCountsOnce(t *testing.T) {
 	}
 }
 
+const gatewayLogin = "Authorization: Basic Z3ctMTpzZWNyZXQ="
+
+// TestPack: a gateway's payload with records of several devices is answered when all of them are committed.
+func TestPack(t *testing.T) {
+	b := newBed(t)
+	b.open = false
+	b.tokens["gw-1:secret"] = dunlin.Principal{Kind: dunlin.PrincipalGateway, Tenant: "acme", ID: "gw-1", Domain: "cold"}
+	b.tokens["fridge-1:secret"] = dunlin.Principal{Kind: dunlin.PrincipalDevice, Tenant: "acme", ID: "fridge-1"}
+	seen := map[string]bool{}
+	refuse := map[dunlin.DeviceID]error{}
+	came := ""
+	b.receipt = func(u *dunlin.Uplink) (dunlin.Receipt, bool) {
+		came += string(u.Device) + " "
+		if u.Tenant != "acme" || u.Sender.ID != "gw-1" || u.Device != "gw-1" && u.Input.Sender != "gw-1" || len(u.Records) != 1 {
+			t.Errorf("uplink %+v", u)
+		}
+		if err := refuse[u.Device]; err != nil {
+			return dunlin.Receipt{Err: err, RetryAfterSeconds: 3}, true
+		}
+		key := fmt.Sprint(u.Device, u.MessageID)
+		dup := seen[key] && u.Flags&dunlin.FlagMayRepeat != 0
+		seen[key] = true
+		return dunlin.Receipt{Seq: 4, Duplicate: dup, Created: u.Device == "b" && !dup}, true
+	}
+	send := func(status int, path, body string, headers ...string) string {
+		t.Helper()
+		return b.want(b.do("POST", "/v1/devices/"+path+"/t", body, append(headers, senmlType)...), status)
+	}
+	const two = `[{"bn":"urn:dev:ow:a:","n":"t","v":1},{"bn":"urn:dev:ow:b:","n":"t","v":2}]`
+	const own = `[{"bn":"urn:dev:ow:a:","n":"t","v":1},{"bn":"","n":"t","v":2}]`
+	if got := send(200, "gw-1", two, gatewayLogin); got !=
+		`{"seq":0,"duplicate":false,"created":true,"devices":[{"device":"a","seq":4,"duplicate":false},{"device":"b","seq":4,"duplicate":false,"created":true}]}`+"\n" {
+		t.Errorf("two devices: %s", got)
+	}
+	if got := send(200, "gw-1", own, gatewayLogin); got !=
+		`{"seq":4,"duplicate":false,"devices":[{"device":"gw-1","seq":4,"duplicate":false},{"device":"a","seq":4,"duplicate":false}]}`+"\n" {
+		t.Errorf("one device and its own: %s", got)
+	}
+	if got := send(200, "gw-1", `[{"n":"t","v":1}]`, gatewayLogin); got != `{"seq":4,"duplicate":false}`+"\n" {
+		t.Errorf("its own: %s", got)
+	}
+
+	came = ""
+	refuse["b"] = fmt.Errorf("%w: of another domain", dunlin.ErrForbidden)
+	p := parse[Problem](t, send(403, "gw-1", two, gatewayLogin))
+	if p.Detail != "device b: not allowed: of another domain (1 of 2 devices refused, the rest kept)" || len(p.Errors) != 1 || p.Errors[0].Value != "b" || came != "a b " {
+		t.Errorf("one forbidden: %+v, came %s", p, came)
+	}
+	refuse["b"] = dunlin.ErrOverloaded
+	w := b.do("POST", "/v1/devices/gw-1/t", two, gatewayLogin, senmlType, "Idempotency-Key: 17")
+	if p := parse[Problem](t, b.want(w, 503)); w.Header().Get("Retry-After") != "3" || p.Type != "urn:dunlin:problem:overloaded" || p.Errors[0].Value != "b" {
+		t.Errorf("one overloaded: %+v", p)
+	}
+	delete(refuse, "b")
+	if got := send(200, "gw-1", two, gatewayLogin, "Idempotency-Key: 17"); !strings.Contains(got, `{"device":"a","seq":4,"duplicate":true},{"device":"b","seq":4,"duplicate":false`) {
+		t.Errorf("sent again with its key: %s", got)
+	}
+	if got := send(200, "gw-1", two, gatewayLogin, "Idempotency-Key: 17"); !strings.HasPrefix(got, `{"seq":0,"duplicate":true,"devices":`) {
+		t.Errorf("sent once more: %s", got)
+	}
+	if got := send(200, "a", `[{"n":"t","v":1}]`, gatewayLogin, "Idempotency-Key: 17"); got != `{"seq":4,"duplicate":false}`+"\n" {
+		t.Errorf("a key used for the gateway's pack is taken for the device's own: %s", got)
+	}
+
+	came = ""
+	if p := parse[Problem](t, send(403, "fridge-1", two, "Authorization: Basic ZnJpZGdlLTE6c2VjcmV0")); !strings.Contains(p.Detail, `another device ("a")`) || came != "" {
+		t.Errorf("a device names others: %+v, came %s", p, came)
+	}
+	refuse["b"] = errors.New("disk on fire")
+	if got := send(500, "gw-1", two, gatewayLogin); strings.Contains(got, "fire") {
+		t.Errorf("the answer has what is the log's: %s", got)
+	}
+	if n := b.g.inFlight.Load(); n != 0 {
+		t.Errorf("%d uplinks are counted in flight", n)
+	}
+}
+
+// TestPackIsCountedByDevice: in flight are uplinks, whatever request they came in.
+func TestPackIsCountedByDevice(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.InFlightMax = 1 })
+	b.open = false
+	b.tokens["gw-1:secret"] = dunlin.Principal{Kind: dunlin.PrincipalGateway, Tenant: "acme", ID: "gw-1"}
+	b.want(b.do("POST", "/v1/devices/gw-1/t", `[{"bn":"urn:dev:ow:a:","n":"t","v":1},{"bn":"","n":"t","v":2}]`, gatewayLogin, senmlType), 503)
+	b.want(b.do("POST", "/v1/devices/gw-1/t", `[{"bn":"urn:dev:ow:a:","n":"t","v":1}]`, gatewayLogin, senmlType), 200)
+}
+
 // TestClientLeaves: the uplink stays the directory's when nobody waits any more, its late receipt disturbs no other
 // request, and what is in flight is counted until then.
 func TestClientLeaves(t *testing.T) {

@@ -171,8 +171,9 @@ func (a *api) describeRaw() {
 		payloads[mt] = &huma.MediaType{}
 	}
 	a.add(huma.Operation{OperationID: "send-telemetry", Method: http.MethodPost, Path: "/v1/devices/{id}/t", Tags: []string{"ingest"},
-		Summary:     "Send one uplink",
-		Description: "Answers when the uplink, what the plugins made of it and the device's new state are committed.",
+		Summary: "Send one uplink",
+		Description: "Answers when the uplink, what the plugins made of it and the device's new state are committed. A gateway's SenML pack may have " +
+			"records of other devices, each under its URN: it is answered when all of them are committed, or with the worst refusal.",
 		Parameters: []*huma.Param{text("id", "path", "Device"), text("Idempotency-Key", "header",
 			"Equal for a repetition of the same uplink and unlike otherwise; a repetition counts once")},
 		RequestBody: &huma.RequestBody{Required: true, Content: payloads},
@@ -217,9 +218,18 @@ func jsonResponse(description string, schema *huma.Schema) *huma.Response {
 
 // receiptView documents the answer to an uplink; appendReceipt writes it.
 type receiptView struct {
-	Seq       uint64 `json:"seq" doc:"The device's sequence number of this uplink, from 1; 0 for a duplicate whose number is no longer known"`
-	Duplicate bool   `json:"duplicate" doc:"The uplink was committed before"`
-	Created   bool   `json:"created,omitempty" doc:"The device registered itself with this uplink"`
+	Seq       uint64              `json:"seq" doc:"The device's sequence number of this uplink, from 1; 0 for a duplicate whose number is no longer known"`
+	Duplicate bool                `json:"duplicate" doc:"The uplink was committed before"`
+	Created   bool                `json:"created,omitempty" doc:"The device registered itself with this uplink"`
+	Devices   []deviceReceiptView `json:"devices,omitempty" nullable:"false" doc:"Of a gateway's payload with records of several devices: each one's receipt. seq is then the addressed device's, 0 if it has no records"`
+}
+
+// deviceReceiptView documents a part of the answer to a gateway's payload; appendDevices writes it.
+type deviceReceiptView struct {
+	Device    string `json:"device"`
+	Seq       uint64 `json:"seq"`
+	Duplicate bool   `json:"duplicate"`
+	Created   bool   `json:"created,omitempty"`
 }
 
 // batchView documents the answer to a batch; batch.answer writes it.
