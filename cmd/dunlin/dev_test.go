@@ -99,3 +99,22 @@ func TestServerRefusesToBeExposedWithoutCredentials(t *testing.T) {
 		}
 	}
 }
+
+// `dunlin tail` shows readings and alerts as they are committed, and goes on over a restart of its node without a gap.
+func TestTailGoesOnOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	n := start(t, "dev", "--sim", "0", "--data", dir)
+	post(t, n, "tailed", `{"temp": 1}`)
+	next := stream(t, binary, "tail", "tailed", "--server", n.HTTP)
+	n.waitMetric("dunlin_http_streams 1")
+	post(t, n, "tailed", `{"temp": 2}`)
+	next("#2", "temp=2")
+	n.interrupt()
+	n = launch(t, exec.Command(binary, "dev", "--sim", "0", "--data", dir, "-o", "json", "--http", n.HTTP, "--mqtt", n.MQTT, "--coap", n.CoAP))
+	for _, temp := range []string{"30", "31", "32"} {
+		post(t, n, "tailed", `{"temp": `+temp+`}`)
+	}
+	next("#3", "temp=30")
+	next("#4", "temp=31")
+	next("#5", "temp=32")
+}

@@ -154,6 +154,26 @@ func (n *node) get(path string, into any) {
 	}
 }
 
+// waitMetric asks /metrics until it has the line, for at most 10 s.
+func (n *node) waitMetric(line string) {
+	n.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
+		resp, err := http.Get("http://" + n.HTTP + "/metrics")
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		if strings.Contains(string(body), "\n"+line+"\n") {
+			return
+		}
+	}
+	n.t.Fatalf("no %q in /metrics after 10 s", line)
+}
+
 // foreign finds a client that nobody here wrote, or skips the test; where .ci/run has installed them, missing is a failure.
 func foreign(t *testing.T, names ...string) string {
 	t.Helper()
