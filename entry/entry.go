@@ -93,19 +93,28 @@ func AppendState(dst []byte, s *dunlin.DeviceState) []byte {
 
 // DecodeState reads what AppendState wrote. The state's strings and byte slices are b itself, as Decode's are.
 func DecodeState(b []byte) (*dunlin.DeviceState, error) {
+	s := new(dunlin.DeviceState)
+	if err := DecodeStateInto(s, b); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// DecodeStateInto is DecodeState into the memory of s, which loses what it held, also if there is an error.
+func DecodeStateInto(s *dunlin.DeviceState, b []byte) error {
 	if len(b) == 0 {
-		return nil, fmt.Errorf("%w: state of no bytes", dunlin.ErrInvalid)
+		return fmt.Errorf("%w: state of no bytes", dunlin.ErrInvalid)
 	}
 	if b[0] != StateVersion {
-		return nil, fmt.Errorf("%w: state of version %d, this build reads version %d", dunlin.ErrInvalid, b[0], StateVersion)
+		return fmt.Errorf("%w: state of version %d, this build reads version %d", dunlin.ErrInvalid, b[0], StateVersion)
 	}
 	r := reader{b: b, i: 1, budget: budgetFor(b)}
-	s := r.state()
+	r.state(s)
 	if r.what == "" && r.i != len(b) {
 		r.fail("end of the state")
 	}
 	if r.what != "" {
-		return nil, fmt.Errorf("%w: state of %d bytes: byte %d: no valid %s", dunlin.ErrInvalid, len(b), r.failedAt, r.what)
+		return fmt.Errorf("%w: state of %d bytes: byte %d: no valid %s", dunlin.ErrInvalid, len(b), r.failedAt, r.what)
 	}
-	return s, nil
+	return nil
 }

@@ -185,6 +185,13 @@ func TestDecodeUndoesAppend(t *testing.T) {
 func TestDecodeStateUndoesAppendState(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := anyState.Draw(t, "state")
+		used := anyState.Draw(t, "state before it in the same memory")
+		if err := entry.DecodeStateInto(used, entry.AppendState(nil, s)); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(entry.AppendState(nil, used), entry.AppendState(nil, s)) {
+			t.Fatalf("into used memory: got %#v\nwant %#v", used, s)
+		}
 		got, err := entry.DecodeState(entry.AppendState(nil, s))
 		if err != nil {
 			t.Fatal(err)

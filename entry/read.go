@@ -400,17 +400,22 @@ func (r *reader) put() (p dunlin.Put) {
 	return p
 }
 
-func (r *reader) state() *dunlin.DeviceState {
-	s := new(dunlin.DeviceState)
+// state reads a state into s, in the memory that its lists have.
+func (r *reader) state(s *dunlin.DeviceState) {
+	*s = dunlin.DeviceState{Reported: s.Reported[:0], Plugins: s.Plugins[:0], Timers: s.Timers[:0], Seen: s.Seen[:0]}
+	plugins, seen := s.Plugins, s.Seen
+	r.records, r.timers = s.Reported, s.Timers
 	s.Tenant = dunlin.Tenant(r.string("tenant"))
 	s.Device = dunlin.DeviceID(r.string("device"))
 	s.Domain = dunlin.DomainID(r.string("domain"))
 	s.Version = r.uvarint("version")
 	s.SeenAt = dunlin.Time(r.varint("time"))
 	r.key, r.domain, r.at, r.prev = s.DeviceKey, s.Domain, s.SeenAt, s.SeenAt
-	s.Reported = r.recordList(&r.first)
+	if l := r.recordList(&r.first); l != nil {
+		s.Reported = l
+	}
 	if n := r.count("number of plugins", 2); n > 0 {
-		s.Plugins = room[dunlin.StageState](r, n)
+		s.Plugins = list(r, &plugins, n)
 		for range n {
 			stage, state := r.byte("number of a stage"), r.bytes("state")
 			if state == nil {
@@ -418,19 +423,20 @@ func (r *reader) state() *dunlin.DeviceState {
 			}
 			s.Plugins = append(s.Plugins, dunlin.StageState{Stage: stage, State: state})
 			if r.what != "" {
-				return nil
+				return
 			}
 		}
 	}
 	s.Alerts = r.alerts()
-	s.Timers = r.timerList()
+	if l := r.timerList(); l != nil {
+		s.Timers = l
+	}
 	if n := r.count("dedupe window", 10); n > 0 {
-		s.Seen = room[dunlin.SeenMessage](r, n)
+		s.Seen = list(r, &seen, n)
 		for range n {
 			m := dunlin.SeenMessage{ID: r.fixed64("message id"), At: r.time("time of a message")}
 			m.Seq = r.uvarint("seq of a message")
 			s.Seen = append(s.Seen, m)
 		}
 	}
-	return s
 }

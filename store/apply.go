@@ -310,12 +310,12 @@ type alertPlace struct {
 }
 
 // alert writes a transition's two rows, and removes the row that the transition before it has in the index by time. That
-// needs to be known: transitions are rare enough to read it.
+// needs to be known: transitions are rare enough to read it. A raise has none before it: its seq is in the key.
 func (a *applier) alert(shard dunlin.ShardID, al *dunlin.Alert) error {
 	place := alertPlace{time: al.At, cleared: al.State == dunlin.AlertCleared}
 	a.key = appendAlert(a.key[:0], shard, al)
 	was, ok := a.alerts[string(a.key)]
-	if !ok {
+	if fresh := al.State == dunlin.AlertRaised && al.Seq == al.RaisedSeq; !ok && !fresh {
 		v, found, err := get(a.read, a.key)
 		if err != nil {
 			return err

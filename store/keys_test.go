@@ -66,7 +66,7 @@ func FuzzKeys(f *testing.F) {
 			f := fold{merge: mergeOf(table), ops: [][]byte{b, b}}
 			_, _ = f.finish(true)
 		}
-		_, _, _ = decodeState(b)
+		_, _ = decodeState(new(dunlin.DeviceState), b)
 		_, _ = cutLogValue(b)
 		_, _ = parseMoment(string(b))
 	})

@@ -212,25 +212,24 @@ func sortState(s *dunlin.DeviceState) {
 	}
 }
 
-func decodeState(op []byte) (s *dunlin.DeviceState, tombs bool, err error) {
+// decodeState reads an operand into s, in the memory that s has.
+func decodeState(s *dunlin.DeviceState, op []byte) (tombs bool, err error) {
 	if len(op) < 2 || op[0] != opVersion {
-		return nil, false, fmt.Errorf("%w: device state operand of %d bytes", dunlin.ErrInvalid, len(op))
+		return false, fmt.Errorf("%w: device state operand of %d bytes", dunlin.ErrInvalid, len(op))
 	}
-	s, err = entry.DecodeState(op[2:])
-	return s, op[1]&stateTombs != 0, err
+	return op[1]&stateTombs != 0, entry.DecodeStateInto(s, op[2:])
 }
 
 func mergeStates(ops [][]byte, final bool) ([]byte, error) {
 	if len(ops) == 1 && (!final || len(ops[0]) > 1 && ops[0][0] == opVersion && ops[0][1]&stateTombs == 0) {
 		return ops[0], nil
 	}
-	var s dunlin.DeviceState
+	var s, delta dunlin.DeviceState
 	for _, op := range ops {
-		delta, _, err := decodeState(op)
-		if err != nil {
+		if _, err := decodeState(&delta, op); err != nil {
 			return nil, err
 		}
-		s.Merge(delta, final)
+		s.Merge(&delta, final) // takes elements over, no list: the next operand may use delta's
 	}
 	return appendState(nil, &s), nil
 }

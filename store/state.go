@@ -143,7 +143,8 @@ func loadDevice(r pebble.Reader, shard dunlin.ShardID, key dunlin.DeviceKey) (*d
 	if err != nil || !ok {
 		return nil, false, wrapDevice("load", key, err)
 	}
-	st, tombs, err := decodeState(v)
+	st := &dunlin.DeviceState{}
+	tombs, err := decodeState(st, v)
 	if err != nil {
 		return nil, false, wrapDevice("load", key, err)
 	}
