@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,7 +43,7 @@ func eachEvent(e *dunlin.Entry, f func(n int, ev *event)) {
 	}
 	for i := range e.Changes {
 		c := &e.Changes[i]
-		if c.Created {
+		if c.Created && !hasRow(e, c.DeviceKey) { // else the registry's row has told it, with its revision
 			emit(event{kind: eventDevice, change: c,
 				device: dunlin.Device{Tenant: c.Tenant, ID: c.Device, Domain: c.Domain, CreatedAt: e.At, UpdatedAt: e.At}})
 		}
@@ -60,6 +61,12 @@ func eachEvent(e *dunlin.Entry, f func(n int, ev *event)) {
 			emit(event{kind: eventAlert, change: c, alert: &c.Alerts[k]})
 		}
 	}
+}
+
+// hasRow reports whether the entry writes the device's row of the registry.
+func hasRow(e *dunlin.Entry, k dunlin.DeviceKey) bool {
+	key := k.String()
+	return slices.ContainsFunc(e.Puts, func(p dunlin.Put) bool { return p.Table == dunlin.TableDevices && p.Key == key })
 }
 
 // wants reports whether the client asked for the event. The tenant is not the client's to choose.

@@ -396,3 +396,23 @@ func TestStreamsAreBounded(t *testing.T) {
 	}
 	l.close()
 }
+
+// A device that registers itself is one event, with its revision: its row of the registry is in the same entry.
+func TestSelfRegistrationIsOneEvent(t *testing.T) {
+	c := change("new-1", 1, 1)
+	c.Created = true
+	row, err := json.Marshal(dunlin.Device{Tenant: c.Tenant, ID: c.Device, Domain: c.Domain, Revision: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &dunlin.Entry{At: testNow, Changes: []dunlin.Change{c}, Puts: []dunlin.Put{{Table: dunlin.TableDevices, Key: c.DeviceKey.String(), Value: row}}}
+	var got []uint64
+	eachEvent(e, func(_ int, ev *event) {
+		if ev.kind == eventDevice {
+			got = append(got, ev.device.Revision)
+		}
+	})
+	if !slices.Equal(got, []uint64{1}) {
+		t.Errorf("device events with revisions %v, want one with 1", got)
+	}
+}

@@ -100,6 +100,9 @@ func problemOf(err error) *Problem {
 			if k.status == http.StatusServiceUnavailable {
 				p.RetryAfter = 1
 			}
+			if p.Detail == dunlin.ErrUnknownDevice.Error() { // the bare error, which says nothing of what to do
+				p.Detail += "; register it (PUT /v1/devices/{id}, or `dunlin device add`), or let its domain register strangers (unknown_devices: register)"
+			}
 			return p
 		}
 	}

@@ -126,3 +126,10 @@ func TestEveryErrorHasAnAnswer(t *testing.T) {
 		}
 	}
 }
+
+// The bare error is what the hot path returns; the answer adds what to do.
+func TestUnknownDeviceSaysWhatToDo(t *testing.T) {
+	if got := problemOf(dunlin.ErrUnknownDevice).Detail; !strings.Contains(got, "dunlin device add") {
+		t.Errorf("detail %q", got)
+	}
+}
