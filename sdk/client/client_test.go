@@ -246,3 +246,17 @@ func TestNumbers(t *testing.T) {
 		}
 	}
 }
+
+// A problem's detail often begins with its title; people read it once.
+func TestErrorsDoNotStutter(t *testing.T) {
+	for want, e := range map[string]client.Error{
+		"Too large: the body has 9 bytes": {Title: "Too large", Detail: "too large: the body has 9 bytes"},
+		"Not found: twin of x: not found": {Title: "Not found", Detail: "twin of x: not found"},
+		"Not allowed":                     {Title: "Not allowed", Detail: "not allowed"},
+		"Conflict":                        {Title: "Conflict"},
+	} {
+		if got := e.Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

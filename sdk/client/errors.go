@@ -38,8 +38,13 @@ func (e *Error) Error() string {
 	if e.Check != "" {
 		fmt.Fprintf(&b, " (check %s)", e.Check)
 	}
-	if e.Detail != "" && e.Detail != e.Title {
-		b.WriteString(": " + e.Detail)
+	// A detail often begins with its error's name, which is the title again: "Too large: too large: the body …".
+	detail := e.Detail
+	if n := len(e.Title); len(detail) > n+2 && strings.EqualFold(detail[:n], e.Title) && detail[n:n+2] == ": " {
+		detail = detail[n+2:]
+	}
+	if detail != "" && !strings.EqualFold(detail, e.Title) {
+		b.WriteString(": " + detail)
 	}
 	if len(e.Errors) > 1 {
 		for _, f := range e.Errors {
