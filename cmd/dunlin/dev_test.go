@@ -118,3 +118,25 @@ func TestTailGoesOnOverARestart(t *testing.T) {
 	next("#4", "temp=31")
 	next("#5", "temp=32")
 }
+
+// Three that start at once find the same ports free; each must end up on its own.
+func TestDevsThatStartTogetherShareThePortsOut(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	free.Close()
+	cmds := make([]*exec.Cmd, 3)
+	outs := make([]func(words ...string) string, 3)
+	for i := range cmds {
+		cmds[i] = exec.Command(binary, "dev", "--sim", "0", "--http", addr, "--mqtt", "127.0.0.1:0", "--coap", "127.0.0.1:0")
+		outs[i] = startText(t, cmds[i])
+	}
+	for i := range cmds {
+		outs[i]("dunlin is ready")
+	}
+	for i := range cmds {
+		interrupt(t, cmds[i])
+	}
+}

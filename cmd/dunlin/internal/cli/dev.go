@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
@@ -67,23 +68,22 @@ func (f *devFlags) run(c *cobra.Command, env Env) error {
 		return usageError{c.CommandPath(), fmt.Sprintf("--sim %d is not between 0 and 10000", f.sim)}
 	}
 	began := time.Now()
-	cfg, moved, err := f.config()
-	if err != nil {
-		return err
-	}
-	if f.data == "" {
+	data := f.data
+	if data == "" {
 		dir, err := os.MkdirTemp("", "dunlin-dev-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		cfg.Data = filepath.Join(dir, "data")
+		data = filepath.Join(dir, "data")
 	}
-	obs, err := observe.Setup(env.Stderr, cfg.LogLevel, cfg.LogFormat)
-	if err != nil {
-		return err
+	n, moved, err := f.start(c.Context(), env, data)
+	for range startsMax - 1 {
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+		n, moved, err = f.start(c.Context(), env, data)
 	}
-	n, err := node.Start(c.Context(), cfg, obs)
 	if err != nil {
 		return err
 	}
@@ -102,15 +102,37 @@ func (f *devFlags) run(c *cobra.Command, env Env) error {
 	return err
 }
 
+// startsMax is how often dev looks for free ports: one that was free may be taken, by another dev that starts just now,
+// before the node binds it.
+const startsMax = 4
+
+// start starts the node on free ports; moved lists those that were taken.
+func (f *devFlags) start(ctx context.Context, env Env, data string) (n *node.Node, moved []string, err error) {
+	cfg, moved, err := f.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg.Data = data
+	obs, err := observe.Setup(env.Stderr, cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err = node.Start(ctx, cfg, obs)
+	return n, moved, err
+}
+
 // config makes the node's settings; moved lists the ports that were taken.
 func (f *devFlags) config() (cfg config.Config, moved []string, err error) {
 	cfg = config.Default()
 	cfg.Open, cfg.DefaultDomain, cfg.Version = true, exampleDomain, version
-	cfg.Data, cfg.Admin, cfg.LogLevel = f.data, f.admin, f.logLevel
+	cfg.Admin, cfg.LogLevel = f.admin, f.logLevel
 	for _, a := range []struct {
 		name, network, from string
 		to                  *string
 	}{{"HTTP", "tcp", f.http, &cfg.HTTP}, {"MQTT", "tcp", f.mqtt, &cfg.MQTT}, {"CoAP", "udp", f.coap, &cfg.CoAP}} {
+		if _, _, err := net.SplitHostPort(a.from); err != nil {
+			return cfg, nil, fmt.Errorf("%s: %q is not host:port", a.name, a.from)
+		}
 		if !config.Loopback(a.from) {
 			return cfg, nil, fmt.Errorf("%s: dev is open to everybody, so it only listens on loopback; for other machines use `dunlin server`", a.from)
 		}
@@ -234,9 +256,11 @@ func coapClient() string {
 	return "coap-client"
 }
 
-// play runs the simulated fleet and tells of alerts until ctx ends.
+// play runs the simulated fleet and tells of alerts until ctx ends or the node can't go on.
 func (f *devFlags) play(ctx context.Context, n *node.Node, out *lines) {
 	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	a := n.Addrs()
 	if f.sim > 0 {
 		wg.Go(func() {
@@ -249,7 +273,11 @@ func (f *devFlags) play(ctx context.Context, n *node.Node, out *lines) {
 	if f.output == "text" {
 		wg.Go(func() { tellAlerts(ctx, n.Feed(), out) })
 	}
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-n.Failed(): // its disk, say: a node that can't go on must not look as if it did
+	}
+	cancel()
 	wg.Wait()
 }
 
@@ -266,7 +294,7 @@ func tellAlerts(ctx context.Context, feed dunlin.Feed, out *lines) {
 				if al.Value != nil {
 					v = "  " + strconv.FormatFloat(*al.Value, 'f', 1, 64)
 				}
-				out.printf("%s  alert %-8s %-9s %s  %s%s\n", al.At.Std().Format(time.TimeOnly), al.State, al.Severity, al.Device, al.Rule, v)
+				out.printf("%s  alert %-8s %-9s %s  %s%s\n", al.At.Std().Format(time.TimeOnly), al.State, al.Severity, al.Device, printable(al.Rule), v)
 			}
 		}
 	}

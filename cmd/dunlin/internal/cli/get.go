@@ -107,7 +107,7 @@ func deviceTable(w io.Writer, tw *client.Twin) {
 	row(w, "device", string(tw.Device))
 	row(w, "domain", string(tw.Domain))
 	row(w, "version", fmt.Sprint(tw.Version))
-	row(w, "seen", clock(tw.SeenAt)+" ("+ago(tw.SeenAt, time.Now())+")")
+	row(w, "seen", seen(tw.SeenAt, time.Now()))
 	fmt.Fprintln(w)
 	row(w, "METRIC", "VALUE", "UNIT", "AT")
 	for _, m := range sortedKeys(tw.Reported) {
@@ -123,6 +123,13 @@ func deviceTable(w io.Writer, tw *client.Twin) {
 	}
 }
 
+func seen(t dunlin.Time, now time.Time) string {
+	if t == 0 {
+		return "never"
+	}
+	return clock(t) + " (" + ago(t, now) + ")"
+}
+
 func newGetAlerts(env Env) *cobra.Command {
 	var q client.AlertsQuery
 	var device, domain string
@@ -136,13 +143,13 @@ func newGetAlerts(env Env) *cobra.Command {
 		cells: func(a client.Alert) []string {
 			v := ""
 			if a.Value != nil {
-				v = number(float64(*a.Value))
+				v = short(*a.Value)
 			}
 			rule := a.Rule
 			if a.Key != "" {
 				rule += "/" + a.Key
 			}
-			return []string{string(a.Device), rule, a.Severity.String(), a.State.String(), cut(v, 10), clock(a.RaisedAt), clock(a.ClearedAt), cut(a.Text, 60)}
+			return []string{string(a.Device), rule, a.Severity.String(), a.State.String(), v, clock(a.RaisedAt), clock(a.ClearedAt), cut(a.Text, 60)}
 		},
 		flags: func(c *cobra.Command) {
 			c.Flags().StringVar(&device, "device", "", "of this device only")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/spf13/cobra"
@@ -75,12 +76,32 @@ func block(n *yaml.Node) {
 // row writes one line of a table; empty cells show as "-", so that columns stay countable for scripts.
 func row(w io.Writer, cells ...string) {
 	for i, c := range cells {
-		if c == "" {
+		if cells[i] = printable(c); c == "" {
 			cells[i] = "-"
 		}
 	}
 	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
+
+// printable writes what a terminal would obey (escapes, line breaks) the way Go quotes it. Texts come from devices and
+// plugins, and whoever holds a device must not be able to write on its operator's screen.
+func printable(s string) string {
+	if strings.IndexFunc(s, unprintable) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unprintable(r) {
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
 func clock(t dunlin.Time) string {
 	if t == 0 {

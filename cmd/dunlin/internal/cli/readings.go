@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -117,15 +118,30 @@ func tailLine(w io.Writer, ev *client.Event) {
 	switch {
 	case ev.Alert != nil:
 		a := ev.Alert
-		fmt.Fprintf(w, "%s  alert %s %s: %s %s\n", clock(a.At), a.State, a.Severity, a.Rule, a.Text)
+		fmt.Fprintf(w, "%s  alert %s %s: %s %s\n", clock(a.At), a.State, a.Severity, printable(a.Rule), printable(a.Text))
 	case ev.Reading != nil:
 		cells := make([]string, 0, len(ev.Reading.Records))
 		for _, r := range ev.Reading.Records {
-			cells = append(cells, strings.TrimSpace(r.Metric+"="+value(r.Value)+" "+r.Unit))
+			cells = append(cells, printable(strings.TrimSpace(r.Metric+"="+value(r.Value)+" "+r.Unit)))
 		}
-		fmt.Fprintf(w, "%s  #%d  %s\n", clock(ev.Reading.Received), ev.Reading.Seq, strings.Join(cells, "  "))
+		note := ""
+		if ev.Reading.Skewed && len(ev.Reading.Records) > 0 {
+			note = "  (its clock is off: " + clock(ev.Reading.Records[0].Time) + ")"
+		}
+		fmt.Fprintf(w, "%s  #%d  %s%s\n", clock(ev.Reading.Received), ev.Reading.Seq, strings.Join(cells, "  "), note)
 	case ev.Device != nil:
-		fmt.Fprintf(w, "%s  device %s\n", clock(dunlin.TimeOf(time.Now())), ev.Data)
+		d, did := ev.Device, "is at revision "+fmt.Sprint(ev.Device.Revision)
+		switch {
+		case d.Deleted:
+			did = "is removed"
+		case d.Revision == 1:
+			did = "is registered"
+		}
+		at := d.UpdatedAt
+		if at == 0 { // of one that is gone
+			at = dunlin.TimeOf(time.Now())
+		}
+		fmt.Fprintf(w, "%s  device %s %s, domain %s\n", clock(at), d.ID, did, cmp.Or(string(d.Domain), "-"))
 	}
 }
 

@@ -27,6 +27,9 @@ func newServer(env Env) *cobra.Command {
 		Example: "  dunlin server --data ./dunlin-data\n  dunlin server --config dunlin.yaml\n  DUNLIN_API_TOKEN=$(openssl rand -hex 24) dunlin server --config dunlin.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if out != "text" && out != "json" {
+				return usageError{c.CommandPath(), fmt.Sprintf("output %q is neither text nor json", out)}
+			}
 			flags := map[string]any{}
 			c.Flags().Visit(func(f *pflag.Flag) {
 				if f.Name != "config" && f.Name != "output" {

@@ -61,6 +61,9 @@ func newSimRun(_ Env) *cobra.Command {
 }
 
 func (f *simFlags) run(c *cobra.Command) error {
+	if msg := f.wrong(); msg != "" {
+		return usageError{c.CommandPath(), msg}
+	}
 	ctx := c.Context()
 	if f.duration > 0 {
 		var cancel context.CancelFunc
@@ -86,6 +89,23 @@ func (f *simFlags) run(c *cobra.Command) error {
 	stop()
 	f.line(c.ErrOrStderr(), &stats, "\n")
 	return err
+}
+
+// wrong says which flag is out of its bounds, or nothing.
+func (f *simFlags) wrong() string {
+	switch {
+	case f.cfg.Devices < 1 || f.cfg.Devices > 10_000:
+		return fmt.Sprintf("--devices %d is not between 1 and 10000", f.cfg.Devices)
+	case !(f.cfg.Drop >= 0 && f.cfg.Drop <= 1):
+		return fmt.Sprintf("--drop %g is not between 0 and 1", f.cfg.Drop)
+	case !(f.cfg.Duplicate >= 0 && f.cfg.Duplicate <= 1):
+		return fmt.Sprintf("--duplicate %g is not between 0 and 1", f.cfg.Duplicate)
+	case f.cfg.Every <= 0:
+		return fmt.Sprintf("--every %v is not more than nothing", f.cfg.Every)
+	case f.cfg.Skew < 0 || f.duration < 0:
+		return "--skew and --duration can't be negative"
+	}
+	return ""
 }
 
 func (f *simFlags) line(w io.Writer, s *sim.Stats, end string) {
