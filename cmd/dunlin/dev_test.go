@@ -2,8 +2,11 @@ package main_test
 
 import (
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -138,5 +141,32 @@ func TestDevsThatStartTogetherShareThePortsOut(t *testing.T) {
 	}
 	for i := range cmds {
 		interrupt(t, cmds[i])
+	}
+}
+
+// A terminal that is closed ends dev like Ctrl-C: nothing stays behind in the temporary folder.
+func TestDevCleansUpWhenItsTerminalIsClosed(t *testing.T) {
+	tmp := t.TempDir()
+	cmd := exec.Command(binary, "dev", "--sim", "0", "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--coap", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	next := startText(t, cmd)
+	next("curl")
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	next("dunlin has stopped")
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		left, err := filepath.Glob(filepath.Join(tmp, "dunlin-dev-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left behind: %v", left)
+		}
+		<-time.After(20 * time.Millisecond)
 	}
 }
