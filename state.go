@@ -20,7 +20,7 @@ type DeviceState struct {
 	Domain   DomainID // "" in a delta: unchanged
 	Version  uint64
 	SeenAt   Time          // Received of the newest input from outside
-	Reported []Record      // newest record of each metric by Time; at equal times the later input wins
+	Reported []Record      // newest record of each metric by Time, which is at most its receipt; at equal times the later input wins
 	Plugins  []StageState  // by stage
 	Alerts   []Alert       // active ones; in a delta also cleared ones, which remove
 	Timers   []TimerSet    // armed ones; in a delta also Due 0, which removes
@@ -58,8 +58,10 @@ func DeltaOf(c *Change) DeviceState {
 func (d *DeviceState) SetDelta(c *Change) {
 	*d = DeviceState{DeviceKey: c.DeviceKey, Domain: c.Domain, Version: c.Version, Alerts: c.Alerts,
 		Reported: d.Reported[:0], Plugins: d.Plugins[:0], Timers: d.Timers[:0], Seen: d.Seen[:0]}
+	var latest Time
 	for i := range c.Inputs {
 		in := &c.Inputs[i]
+		latest = max(latest, in.Received)
 		if in.Kind == InputTimer {
 			d.Timers = append(d.Timers, TimerSet{Name: in.Timer, Was: in.Received})
 			continue
@@ -69,7 +71,7 @@ func (d *DeviceState) SetDelta(c *Change) {
 			d.Seen = append(d.Seen, SeenMessage{ID: in.MessageID, At: in.Received, Seq: c.Seq(i)})
 		}
 		for _, r := range in.Records {
-			d.report(r)
+			d.report(r.Until(in.Received))
 		}
 	}
 	for i := range c.Stages {
@@ -78,7 +80,7 @@ func (d *DeviceState) SetDelta(c *Change) {
 			d.Plugins = append(d.Plugins, StageState{Stage: st.Stage, State: st.State})
 		}
 		for _, r := range st.Records {
-			d.report(r)
+			d.report(r.Until(latest))
 		}
 	}
 	for _, t := range c.Timers {
@@ -111,6 +113,13 @@ func (s *DeviceState) Merge(newer *DeviceState, final bool) {
 	}
 	s.Seen = append(s.Seen, newer.Seen...)
 	s.trimSeen()
+}
+
+// Until returns r with a Time of at most t. In a twin a record counts from its receipt at the latest: otherwise one reading
+// of a clock a year ahead would stand there for a year. History keeps the device's own time.
+func (r Record) Until(t Time) Record {
+	r.Time = min(r.Time, t)
+	return r
 }
 
 func (s *DeviceState) report(r Record) {

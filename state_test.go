@@ -120,6 +120,23 @@ func fields(s DeviceState) []any {
 	return out
 }
 
+// One reading of a clock a year ahead does not stand in the twin for a year: the next sane one replaces it.
+func TestAClockAheadDoesNotFreezeTheTwin(t *testing.T) {
+	key, now, year := DeviceKey{"t", "d"}, Time(1_700_000_000_000_000), Time(365*24*time.Hour/time.Microsecond)
+	change := func(version uint64, received, at Time, v float64) *Change {
+		return &Change{DeviceKey: key, Version: version, Inputs: []Input{{Kind: InputTelemetry, Received: received,
+			Records: []Record{{Metric: "m", Kind: Number, Time: at, Num: v}}}}}
+	}
+	var s DeviceState
+	for _, c := range []*Change{change(1, now, now+year, 1), change(2, now+1000, now+1000, 2), change(3, now+2000, now-year, 3)} {
+		d := DeltaOf(c)
+		s.Merge(&d, true)
+	}
+	if r := s.Reported[0]; len(s.Reported) != 1 || r.Num != 2 || r.Time != now+1000 {
+		t.Errorf("got %+v", s.Reported)
+	}
+}
+
 func TestSeenKeepsTheNewestWhateverTheirAge(t *testing.T) {
 	var s DeviceState
 	at := func(min int) Time { return Time(0).Add(time.Duration(min) * time.Minute) }

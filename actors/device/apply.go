@@ -60,8 +60,10 @@ func (m *Machine) Apply(c *dunlin.Change) Answers {
 	}
 	s.Version = c.Version
 	m.makeRoom(c)
+	var latest dunlin.Time
 	for i := range c.Inputs {
 		m.input(c, i)
+		latest = max(latest, c.Inputs[i].Received)
 	}
 	for i := range c.Stages {
 		st := &c.Stages[i]
@@ -69,7 +71,7 @@ func (m *Machine) Apply(c *dunlin.Change) Answers {
 			m.setPlugin(st.Stage, st.State)
 		}
 		for j := range st.Records {
-			m.report(&st.Records[j])
+			m.report(&st.Records[j], latest)
 		}
 	}
 	if len(c.Alerts) > 0 {
@@ -121,19 +123,20 @@ func (m *Machine) input(c *dunlin.Change, i int) {
 		s.Seen = append(s.Seen, dunlin.SeenMessage{ID: in.MessageID, At: in.Received, Seq: c.Seq(i)})
 	}
 	for j := range in.Records {
-		m.report(&in.Records[j])
+		m.report(&in.Records[j], in.Received)
 	}
 }
 
-// report keeps the newest record of a metric.
-func (m *Machine) report(r *dunlin.Record) {
+// report keeps the newest record of a metric, which counts from its receipt at the latest (dunlin.Record.Until).
+func (m *Machine) report(r *dunlin.Record, receipt dunlin.Time) {
 	s := &m.state
+	at := min(r.Time, receipt)
 	for i := range s.Reported {
 		old := &s.Reported[i]
 		if old.Metric != r.Metric {
 			continue
 		}
-		if r.Time < old.Time {
+		if at < old.Time {
 			return
 		}
 		str := old.Str
@@ -141,11 +144,12 @@ func (m *Machine) report(r *dunlin.Record) {
 			str = strings.Clone(r.Str)
 		}
 		*old = *r
-		old.Str = str
+		old.Str, old.Time = str, at
 		return
 	}
 	s.Reported = append(s.Reported, *r)
-	s.Reported[len(s.Reported)-1].Str = strings.Clone(r.Str)
+	last := &s.Reported[len(s.Reported)-1]
+	last.Str, last.Time = strings.Clone(r.Str), at
 }
 
 func (m *Machine) setPlugin(stage uint8, state []byte) {
