@@ -38,7 +38,7 @@ func TestColdChainAlertsOnce(t *testing.T) {
 			story = append(story, fmt.Sprintf("%d timer %s %v", i, s.Name, s.Due.Sub(t0)))
 		}
 	}
-	want := `[0 timer silent 15m0s 4 too-warm true "mean of the last 5 readings is 9.0 °C, the limit 8.0 °C" 9 too-warm false ""]`
+	want := `[0 timer silent 15m0s 4 too-warm true "mean of the last 5 readings is 9.0 °C, the limit 8.0 °C" 9 too-warm false "mean of the last 5 readings is 6.6 °C, below 7.0 °C"]`
 	if got := fmt.Sprint(story); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

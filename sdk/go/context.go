@@ -111,6 +111,11 @@ func (c *Context) Alert(rule string, severity Severity, text string, value float
 // Clear ends the rule's alert at the device, if there is one.
 func (c *Context) Clear(rule string) { c.ClearKey(rule, "") }
 
+// ClearWith is Clear with what cleared it: its text and value replace those of the raising.
+func (c *Context) ClearWith(rule, text string, value float64) {
+	c.alert(rule, "", false, Info, text, value)
+}
+
 // AlertKey is Alert for a rule that can hold several times at one device: once for each key, say a sensor's name.
 func (c *Context) AlertKey(rule, key string, severity Severity, text string, value float64) {
 	c.alert(rule, key, true, severity, text, value)

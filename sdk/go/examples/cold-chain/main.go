@@ -113,7 +113,7 @@ func (c *coldChain) temperature(ctx *sdk.Context, v float64) {
 			celsius(mean)+", the limit "+celsius(c.max), mean)
 	case m.is(warm) && mean < c.clearBelow:
 		m.unset(warm)
-		ctx.Clear("too-warm")
+		ctx.ClearWith("too-warm", "mean of the last "+strconv.Itoa(c.samples)+" readings is "+celsius(mean)+", below "+celsius(c.clearBelow), mean)
 	}
 }
 

@@ -1,5 +1,7 @@
 package main
 
+import "math"
+
 import sdk "github.com/dunlin-iot/dunlin/sdk/go"
 
 // memory is what the plugin knows of a device: 19 bytes and 4 for each sample, 39 with the usual 5.
@@ -62,9 +64,9 @@ func (m *memory) push(v float32, most int) {
 }
 
 func (m *memory) mean() float64 {
-	sum := float32(0)
+	sum := 0.0
 	for _, v := range m.samples[:m.n] {
-		sum += v
+		sum += float64(v)
 	}
-	return float64(sum) / float64(m.n)
+	return math.Round(1e4*sum/float64(m.n)) / 1e4 // of float32 samples: more digits would be noise
 }
