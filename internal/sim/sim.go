@@ -185,7 +185,9 @@ func (f *fridge) report(ctx context.Context, c load.Client) load.Client {
 	case errors.Is(err, load.ErrRefused):
 		f.stats.Refused.Add(1)
 	default:
-		f.stats.Reconnects.Add(1)
+		if ctx.Err() == nil { // otherwise the end of the play is what broke it
+			f.stats.Reconnects.Add(1)
+		}
 		c.Close()
 		return nil
 	}
