@@ -1,6 +1,7 @@
 package plugins_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -216,6 +217,11 @@ func TestStartIsBounded(t *testing.T) {
 		}
 		if err := b.TryConfig(t.Context(), st); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("TryConfig: %v, want %q", err, want)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := b.TryConfig(gone, st); !errors.Is(err, context.Canceled) || errors.Is(err, dunlin.ErrInvalid) {
+			t.Errorf("TryConfig without time: %v", err)
 		}
 		rep, err := b.Check(t.Context(), m.build())
 		if m == refuses {

@@ -255,7 +255,7 @@ func (h *Host) forget(p *pool) {
 }
 
 // TryConfig starts the stage's plugin with its configuration and returns what it says against it, as a *dunlin.ModuleError
-// or another error that matches dunlin.ErrInvalid.
+// or another error that matches dunlin.ErrInvalid. That the host closes or ctx ends is nothing against the configuration.
 func (h *Host) TryConfig(ctx context.Context, st *dunlin.Stage) error {
 	m, err := h.module(ctx, st.Hash, nil)
 	if err != nil {
@@ -263,6 +263,15 @@ func (h *Host) TryConfig(ctx context.Context, st *dunlin.Stage) error {
 	}
 	in, err := start(h.rt, m, &h.cfg.Limits, st.Config, h.cfg.Now())
 	if err != nil {
+		h.mu.RLock()
+		closed := h.mu.closed
+		h.mu.RUnlock()
+		if closed { // modules go with the runtime: what start says then is not the plugin's
+			return errClosed
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if f, ok := errors.AsType[failure](err); ok {
 			return fmt.Errorf("%w: plugin %s: %s", dunlin.ErrInvalid, st.Plugin, string(f))
 		}

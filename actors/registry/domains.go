@@ -50,6 +50,9 @@ func (r *Registry) PutDomain(ctx context.Context, d dunlin.Domain, ifRevision ui
 	if err := r.roomFor(n); err != nil {
 		return nil, err
 	}
+	if err := r.tryPipeline(ctx, n, d.Pipeline); err != nil {
+		return nil, fmt.Errorf("put domain %s: %w", d.ID, err)
+	}
 	err := r.update(ctx, dunlin.TableDomains, n.key(), func(at dunlin.Time, old []byte) ([]byte, error) {
 		var was dunlin.Domain
 		if err := revised("domain "+n.name, old, &was, &was.Revision, ifRevision); err != nil {
@@ -71,6 +74,38 @@ func (r *Registry) PutDomain(ctx context.Context, d dunlin.Domain, ifRevision ui
 		return nil, fmt.Errorf("put domain %s: %w", d.ID, err)
 	}
 	return &d, nil
+}
+
+// tryPipeline starts the plugins of a pipeline with their configurations: one that a plugin refuses would make a dead letter
+// of every reading. What the domain runs already is not tried again, so that its owner can be changed whatever a plugin says;
+// a plugin that is not known here is left to the change, which says so.
+func (r *Registry) tryPipeline(ctx context.Context, n name, pipeline []dunlin.PluginUse) error {
+	if r.deps.TryConfig == nil {
+		return nil
+	}
+	v := r.view.Load()
+	var runs []dunlin.Stage
+	if rules := v.rules[n]; rules != nil {
+		runs = rules.Stages
+	}
+	for _, use := range pipeline {
+		p := v.plugins[name{n.tenant, use.Plugin}]
+		if p == nil || slices.ContainsFunc(runs, func(st dunlin.Stage) bool {
+			return st.Plugin == use.Plugin && st.Hash == p.Hash && sameJSON(st.Config, use.Config)
+		}) {
+			continue
+		}
+		if err := r.deps.TryConfig(ctx, &dunlin.Stage{Plugin: use.Plugin, Hash: p.Hash, Config: use.Config}); err != nil {
+			return fmt.Errorf("try the configuration of plugin %s: %w", use.Plugin, err)
+		}
+	}
+	return nil
+}
+
+// sameJSON says whether two documents are the same but for white space: a row is stored without.
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y bytes.Buffer
+	return bytes.Equal(a, b) || json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
 func (r *Registry) roomFor(n name) error {

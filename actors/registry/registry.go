@@ -91,6 +91,9 @@ type Deps struct {
 	Check   func(ctx context.Context, module []byte) (Checked, error)              // plugins.Host.Check
 	Install func(ctx context.Context, hash dunlin.ModuleHash, module []byte) error // plugins.Host.Install
 	Keep    func(module []byte) (dunlin.ModuleHash, error)                         // blob.Blobs.Put
+
+	// TryConfig starts a plugin with a configuration; an error that matches dunlin.ErrInvalid is what it says against it.
+	TryConfig func(ctx context.Context, st *dunlin.Stage) error // plugins.Host.TryConfig; nil: configurations are not tried
 }
 
 // Registry keeps what is registered. It implements dunlin.Registrar and dunlin.Authenticator.

@@ -36,6 +36,8 @@ type world struct {
 	runs    map[dunlin.ModuleHash]bool
 	failing error
 	index   uint64
+
+	tryConfig func(context.Context, *dunlin.Stage) error // nil: all are fine
 }
 
 func newWorld(t *testing.T, change func(*Config)) *world {
@@ -50,7 +52,7 @@ func (w *world) open(t *testing.T, change func(*Config)) {
 	if change != nil {
 		change(&cfg)
 	}
-	reg, err := New(cfg, Deps{Rows: w, Check: w.check, Install: w.install, Keep: w.keep})
+	reg, err := New(cfg, Deps{Rows: w, Check: w.check, Install: w.install, Keep: w.keep, TryConfig: w.try})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,6 +125,13 @@ func (w *world) keep(module []byte) (dunlin.ModuleHash, error) {
 	h := dunlin.ModuleHash(sha256.Sum256(module))
 	w.blobs[h] = true
 	return h, nil
+}
+
+func (w *world) try(ctx context.Context, st *dunlin.Stage) error {
+	if w.tryConfig == nil {
+		return nil
+	}
+	return w.tryConfig(ctx, st)
 }
 
 func (w *world) install(_ context.Context, h dunlin.ModuleHash, _ []byte) error {
@@ -202,6 +211,69 @@ func TestDomains(t *testing.T) {
 	want(t, "not committed", err, dunlin.ErrNotOwner)
 	if _, err := r.Domain(ctx, "", "cold"); !errors.Is(err, dunlin.ErrNotFound) {
 		t.Error("what was not committed is there")
+	}
+}
+
+// A domain whose plugin refuses its configuration is not put; what it runs already is not asked about again, and a host that
+// has no time is no refusal.
+func TestConfigurationsAreTried(t *testing.T) {
+	w, ctx := newWorld(t, nil), t.Context()
+	var tried []string
+	says := error(nil)
+	w.tryConfig = func(_ context.Context, st *dunlin.Stage) error {
+		tried = append(tried, st.Plugin+" "+string(st.Config))
+		if st.Hash != sha256.Sum256([]byte("module")) && st.Hash != sha256.Sum256([]byte("next")) {
+			t.Errorf("%s is tried with hash %s", st.Plugin, st.Hash)
+		}
+		return says
+	}
+	must(w.reg.PutPlugin(ctx, "", "p", []byte("module"), 0))
+	put := func(owner string, configs ...string) error {
+		d := dunlin.Domain{ID: "cold", Owner: owner}
+		for _, c := range configs {
+			d.Pipeline = append(d.Pipeline, dunlin.PluginUse{Plugin: "p", Config: json.RawMessage(c)})
+		}
+		_, err := w.reg.PutDomain(ctx, d, dunlin.AnyRevision)
+		return err
+	}
+	refusal := fmt.Errorf("%w: max is no number", dunlin.ErrInvalid)
+	for _, c := range []struct {
+		what    string
+		says    error
+		owner   string
+		configs []string
+		tries   string
+	}{
+		{"a host that closes", dunlin.ErrUnavailable, "a", []string{`{"max": 1}`}, `p {"max": 1}`},
+		{"a refusal", refusal, "a", []string{`{"max": "hot"}`}, `p {"max": "hot"}`},
+		{"a good one", nil, "a", []string{`{"max": 1}`}, `p {"max": 1}`},
+		{"another owner", refusal, "b", []string{`{ "max":1 }`}, ""},
+		{"a second stage", refusal, "b", []string{`{"max":1}`, `{}`}, `p {}`},
+		{"another second stage", nil, "b", []string{`{"max":1}`, ``}, `p `},
+		{"an empty pipeline", refusal, "b", nil, ""},
+	} {
+		tried, says = nil, c.says
+		err := put(c.owner, c.configs...)
+		if got := strings.Join(tried, ", "); got != c.tries {
+			t.Errorf("%s: tried %q, want %q", c.what, got, c.tries)
+		}
+		if c.tries == "" {
+			want(t, c.what, err, nil)
+			continue
+		}
+		want(t, c.what, err, c.says)
+		if c.says != nil && !strings.Contains(err.Error(), "plugin p") {
+			t.Errorf("%s: %v does not name the plugin", c.what, err)
+		}
+		if c.says != refusal && errors.Is(err, dunlin.ErrInvalid) {
+			t.Errorf("%s: %v is told as a refusal", c.what, err)
+		}
+	}
+	says = nil
+	must(w.reg.PutPlugin(ctx, "", "p", []byte("next"), dunlin.AnyRevision))
+	want(t, "the next version", put("b", `{"max":1}`), nil)
+	if d := must(w.reg.Domain(ctx, "", "cold")); len(d.Pipeline) != 1 {
+		t.Errorf("pipeline %+v", d.Pipeline)
 	}
 }
 

@@ -135,7 +135,7 @@ func (n *Node) openPlugins(context.Context) error {
 
 func (n *Node) openRegistry(context.Context) error {
 	cfg := registry.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Static: n.static()}
-	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: n.blobs.Put}
+	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: n.blobs.Put, TryConfig: n.host.TryConfig}
 	var err error
 	if n.registry, err = registry.New(cfg, deps); err != nil {
 		return err
