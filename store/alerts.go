@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"container/heap"
-	"encoding/base64"
 	"fmt"
 	"slices"
 
@@ -44,9 +43,12 @@ func cutAlert(v []byte) (alertPlace, *dunlin.Alert, error) {
 func (s *State) Alerts(shards []dunlin.ShardID, q dunlin.AlertsQuery) (*dunlin.AlertsPage, error) {
 	q.Limit = limitOf(q.Limit, 100, 1000)
 	q.Tenant = cmp.Or(q.Tenant, dunlin.DefaultTenant)
-	from, err := base64.RawURLEncoding.DecodeString(q.Cursor)
-	if err != nil {
-		return nil, fmt.Errorf("%w: cursor %q", dunlin.ErrInvalid, q.Cursor)
+	var from []byte
+	var err error
+	if q.Cursor != "" {
+		if from, err = parsePageCursor(cursorAlerts, q.Cursor); err != nil {
+			return nil, err
+		}
 	}
 	shards, err = s.those(shards)
 	if err != nil {
@@ -165,7 +167,7 @@ func mergeAlerts(runs *alertRuns, q *dunlin.AlertsQuery) (*dunlin.AlertsPage, er
 		}
 		full := len(page.Alerts) == q.Limit || scanned == alertsScanMax
 		if full {
-			page.Next = base64.RawURLEncoding.EncodeToString(run.order())
+			page.Next = pageCursor(cursorAlerts, run.order())
 		}
 		if run.it.Next() {
 			heap.Fix(runs, 0)
@@ -226,7 +228,7 @@ func (s *State) alertsOfDevice(shards []dunlin.ShardID, q dunlin.AlertsQuery, fr
 	page := &dunlin.AlertsPage{}
 	for i := range best {
 		if i == q.Limit {
-			page.Next = base64.RawURLEncoding.EncodeToString(best[i-1].order)
+			page.Next = pageCursor(cursorAlerts, best[i-1].order)
 			break
 		}
 		page.Alerts = append(page.Alerts, best[i].alert)

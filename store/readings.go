@@ -2,7 +2,6 @@ package store
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -103,17 +102,19 @@ func q2span(q *dunlin.ReadingsQuery) (span, error) {
 }
 
 func moment(t dunlin.Time) string {
-	return base64.RawURLEncoding.EncodeToString(binary.AppendVarint(nil, int64(t)))
+	return pageCursor(cursorReadings, binary.AppendVarint(nil, int64(t)))
 }
 
 func parseMoment(s string) (dunlin.Time, error) {
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err == nil {
-		if v, n := binary.Varint(b); n > 0 && n == len(b) {
-			return dunlin.Time(v), nil
-		}
+	b, err := parsePageCursor(cursorReadings, s)
+	if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("%w: cursor %q", dunlin.ErrInvalid, s)
+	v, n := binary.Varint(b)
+	if n <= 0 || n != len(b) {
+		return 0, badCursor(s)
+	}
+	return dunlin.Time(v), nil
 }
 
 // walk reads the rows of one device's history.
