@@ -35,8 +35,8 @@ func newMetrics(db *DB, reg prometheus.Registerer) *metrics {
 		l := prometheus.Labels{"engine": name}
 		m.gauge("dunlin_store_disk_bytes", "Bytes on disk.", l, read(func(p *pebble.Metrics) float64 { return float64(p.DiskSpaceUsage()) }))
 		m.gauge("dunlin_store_memtable_bytes", "Bytes of memtables.", l, read(func(p *pebble.Metrics) float64 { return float64(p.MemTable.Size) }))
-		m.gauge("dunlin_store_flushes", "Memtables flushed since the start.", l, read(func(p *pebble.Metrics) float64 { return float64(p.Flush.Count) }))
-		m.gauge("dunlin_store_compactions", "Compactions since the start.", l, read(func(p *pebble.Metrics) float64 { return float64(p.Compact.Count) }))
+		m.total("dunlin_store_flushes_total", "Memtables flushed.", l, read(func(p *pebble.Metrics) float64 { return float64(p.Flush.Count) }))
+		m.total("dunlin_store_compactions_total", "Compactions done.", l, read(func(p *pebble.Metrics) float64 { return float64(p.Compact.Count) }))
 		m.gauge("dunlin_store_compaction_debt_bytes", "Bytes that wait to be compacted.", l, read(func(p *pebble.Metrics) float64 { return float64(p.Compact.EstimatedDebt) }))
 	}
 	return m
@@ -50,6 +50,11 @@ func (m *metrics) counter(name, help string) prometheus.Counter {
 
 func (m *metrics) gauge(name, help string, l prometheus.Labels, f func() float64) {
 	m.add(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: l}, f))
+}
+
+// total is a counter that is kept elsewhere.
+func (m *metrics) total(name, help string, l prometheus.Labels, f func() float64) {
+	m.add(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: l}, f))
 }
 
 func (m *metrics) add(c prometheus.Collector) {
