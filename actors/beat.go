@@ -23,6 +23,7 @@ type beat struct {
 
 	onMail, onTurn atomic.Pointer[mailbox] // lists of the mailboxes that have something to do
 	waiting        atomic.Int64            // uplinks posted since the last round began
+	crowd          atomic.Int64            // pace.crowd, for posted
 	turns          atomic.Int64            // proposed, and not back from the committer
 	uplinks        atomic.Int64            // in those turns
 	rounds         atomic.Int64            // being played
@@ -64,6 +65,7 @@ func newBeat(window time.Duration, workers int, flush func(), alarm func() bool)
 	b.bursts.New = func() any { return new(burst) }
 	b.timer.Stop()
 	b.mu.pace, b.mu.alarm, b.mu.armed = makePace(window), hold, hold
+	b.crowd.Store(b.mu.pace.crowd())
 	return b
 }
 
@@ -128,11 +130,15 @@ func (b *beat) wake() {
 	}
 }
 
-// posted tells that n uplinks more are in mailboxes. Only the first of a round, and those that make it enough, cost more
-// than an addition.
+// posted tells that n uplinks more are in mailboxes. Only the first of a round, and those that make it enough or everyone,
+// cost more than an addition.
 func (b *beat) posted(n int64) {
 	is := b.waiting.Add(n)
-	was, enough := is-n, b.flight().enough()
+	f := b.flight()
+	was, enough := is-n, f.enough()
+	if f.turns == 0 {
+		enough = min(enough, b.crowd.Load())
+	}
 	if was <= 0 && is > 0 || was < enough && is >= enough {
 		b.consider()
 	}
@@ -246,6 +252,7 @@ func (b *beat) pacing(must bool) (n int64, start bool) {
 	if start || must {
 		n = b.waiting.Swap(0)
 		b.mu.pace.began(now, n)
+		b.crowd.Store(b.mu.pace.crowd())
 		return n, true // and before sleeping we come here again
 	}
 	if wait != hold {

@@ -73,8 +73,7 @@ func (p *pace) next(now time.Duration, waiting int64, f flight) (start bool, wai
 	if f.turns > 0 {
 		return waiting >= f.enough(), hold
 	}
-	everyone := p.same >= paceSame && waiting >= p.size && p.alone < paceProbe
-	if waiting >= paceEnough || p.window <= 0 || everyone || !p.hopeful() {
+	if waiting >= p.crowd() || p.window <= 0 || !p.hopeful() {
 		return true, hold
 	}
 	if left := p.first + p.window - now; left > 0 {
@@ -82,6 +81,14 @@ func (p *pace) next(now time.Duration, waiting int64, f flight) (start bool, wai
 		return false, min(left, p.window)
 	}
 	return true, hold
+}
+
+// crowd is how many waiting uplinks end a window: enough of them, or everyone there is.
+func (p *pace) crowd() int64 {
+	if p.same >= paceSame && p.alone < paceProbe {
+		return min(max(p.size, 1), paceEnough)
+	}
+	return paceEnough
 }
 
 // hopeful reports whether a window is worth its wait.
