@@ -32,7 +32,7 @@ type Config struct {
 	DefaultDomain string         `koanf:"default_domain"` // where unknown devices land; default none: they are refused
 	Insecure      bool           `koanf:"insecure"`       // open to everybody, on any address
 	APIToken      string         `koanf:"api_token"`      // an operator's bearer token, at least 16 bytes
-	WindowMax     time.Duration  `koanf:"window_max"`     // how long a sparse uplink may wait for company; default 7ms
+	WindowMax     time.Duration  `koanf:"window_max"`     // how long a sparse uplink may wait for company; default 9ms
 	CacheBytes    int64          `koanf:"cache_bytes"`    // block cache; default 32 MiB
 	ArchiveAge    time.Duration  `koanf:"archive_age"`    // how long the archived log is kept; default 720h
 	ArchiveBytes  int64          `koanf:"archive_bytes"`  // how much of it; default 4 GiB
@@ -54,7 +54,7 @@ type DeviceSecret struct {
 // Default is what an empty file means.
 func Default() Config {
 	return Config{Data: "dunlin-data", HTTP: "127.0.0.1:8080", MQTT: "127.0.0.1:1883", CoAP: "127.0.0.1:5683", Shards: 64,
-		WindowMax: 7 * time.Millisecond, CacheBytes: 32 << 20, ArchiveAge: 720 * time.Hour, ArchiveBytes: 4 << 30,
+		WindowMax: 9 * time.Millisecond, CacheBytes: 32 << 20, ArchiveAge: 720 * time.Hour, ArchiveBytes: 4 << 30,
 		LogLevel: "info", LogFormat: "text"}
 }
 
