@@ -53,8 +53,13 @@ bench: build ## the runtime beside the floor, then its rooms alone; about 15 min
 	./bin/bench -dunlin bin/dunlin $(ARGS)
 	$(MAKE) bench-rooms
 
-bench-rooms: plugins ## shard engine, log host, plugin crossing, bytes per reading
-	$(GO) test -run '^$$' -bench . -benchtime 2s ./actors ./cluster/replica ./plugins ./entry ./store/... ./protocols/payload
+bench-rooms: plugins ## shard engine, log host, plugin crossing, codecs, bytes per reading; 3 minutes
+	$(GO) test -run '^$$' -bench 'Directory|Turn|Device' -benchtime 1s ./actors
+	$(GO) test -run '^$$' -bench Crossing -benchtime 1s ./plugins
+	$(GO) test -run '^$$' -bench Entry -benchtime 1s ./cluster/replica
+	$(GO) test -run '^$$' -bench Durable -benchtime 1s ./internal/crash
+	$(GO) test -run '^$$' -bench . -benchtime 500ms ./entry ./protocols/payload
+	$(GO) test -count 1 -v -run 'HistoryBytes|SegmentBytes|SeriesReads' ./store | grep -E 'bytes|ok'
 
 clean: ## what was built
 	rm -rf bin $(MODULES)/*.wasm
