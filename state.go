@@ -63,7 +63,7 @@ func (d *DeviceState) SetDelta(c *Change) {
 		in := &c.Inputs[i]
 		latest = max(latest, in.Received)
 		if in.Kind == InputTimer {
-			d.Timers = append(d.Timers, TimerSet{Name: in.Timer, Was: in.Received})
+			d.setTimer(TimerSet{Name: in.Timer, Was: in.Received}, true)
 			continue
 		}
 		d.SeenAt = max(d.SeenAt, in.Received)
