@@ -382,8 +382,11 @@ func fuzz(f *testing.F, seeds ...[]byte) {
 		var recs []dunlin.Record
 		err := column.Decode(b, func(r dunlin.Record) bool {
 			recs = append(recs, r)
-			return len(recs) < 1e6
+			return len(recs) < 1e5
 		})
+		if len(recs) == 1e5 {
+			return // few bytes can say millions of readings (ValuesMax); merging those would take the fuzzer's whole time
+		}
 		if err != nil {
 			if !errors.Is(err, dunlin.ErrInvalid) {
 				t.Fatalf("%v does not match ErrInvalid", err)
