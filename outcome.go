@@ -201,7 +201,7 @@ type Entry struct {
 }
 
 // Put writes (or, with a nil Value, deletes) one row of the registry: a JSON document under a table and a key.
-// Device rows live in the device's shard, all others in MetaShard. The owner has checked revisions before it proposes.
+// Device and session rows live in the shard of their id, all others in MetaShard. The owner has checked revisions before it proposes.
 type Put struct {
 	Table string // TableDevices, TableDomains, …
 	Key   string // "tenant/name"
@@ -214,6 +214,10 @@ const (
 	TableDomains     = "domains"
 	TablePlugins     = "plugins"
 	TableCredentials = "credentials"
+	TableMembers     = "members"   // by name; the controller's
+	TablePlacement   = "placement" // by shard; the controller's
+	TableCluster     = "cluster"   // what holds for the whole cluster; the controller's
+	TableSessions    = "sessions"  // MQTT sessions; in the shard of the client id
 )
 
 // DeadLetter is an input that a plugin failed on. The reading itself is kept; only the plugin's part is missing.

@@ -69,8 +69,9 @@ type AlertsQuery struct {
 
 // AlertsPage is one page of alerts.
 type AlertsPage struct {
-	Alerts []Alert
-	Next   string
+	Alerts  []Alert
+	Next    string
+	Missing []MissingShard // shards that did not answer: the page lacks theirs
 }
 
 // DeadLettersQuery asks for dead letters; empty fields match everything.
@@ -93,6 +94,7 @@ type DevicesQuery struct {
 type DevicesPage struct {
 	Devices []Device
 	Next    string
+	Missing []MissingShard // shards that did not answer: the page lacks theirs
 }
 
 // AnyRevision, as the revision a change expects, takes whatever is there; 0 means "must not exist yet".
