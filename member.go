@@ -55,6 +55,7 @@ type Member struct {
 	State    MemberState `json:"state"`
 	Alive    bool        `json:"alive"`                // as the answering node's gossip sees it
 	DownFor  Duration    `json:"down_for,omitempty"`   // since it was last alive
+	Gossip   string      `json:"gossip"`               // host:port of its gossip
 	Peer     string      `json:"peer"`                 // host:port between nodes
 	Calls    string      `json:"calls"`                // host:port of the actors' remote
 	HTTP     string      `json:"http,omitempty"`       // host:port for people

@@ -23,24 +23,33 @@ import (
 // Config is what a node is told. Each field's key is its koanf tag; the environment variable is DUNLIN_ and the key in
 // capitals with underscores for dots.
 type Config struct {
-	Data          string         `koanf:"data"`           // folder; default ./dunlin-data
-	HTTP          string         `koanf:"http"`           // host:port; default 127.0.0.1:8080
-	MQTT          string         `koanf:"mqtt"`           // host:port; default 127.0.0.1:1883
-	CoAP          string         `koanf:"coap"`           // host:port; default 127.0.0.1:5683
-	Admin         string         `koanf:"admin"`          // host:port of pprof and metrics, loopback only; default "" (none)
-	Shards        int            `koanf:"shards"`         // 1 to 1024; default 64; fixed when the data folder is made
-	DefaultDomain string         `koanf:"default_domain"` // where unknown devices land; default none: they are refused
-	Insecure      bool           `koanf:"insecure"`       // open to everybody, on any address
-	APIToken      string         `koanf:"api_token"`      // an operator's bearer token, at least 16 bytes
-	WindowMax     time.Duration  `koanf:"window_max"`     // how long a sparse uplink may wait for company; default 9ms
-	CacheBytes    int64          `koanf:"cache_bytes"`    // block cache; default 32 MiB
-	ArchiveAge    time.Duration  `koanf:"archive_age"`    // how long the archived log is kept; default 720h
-	ArchiveBytes  int64          `koanf:"archive_bytes"`  // how much of it; default 4 GiB
-	LogLevel      string         `koanf:"log_level"`      // debug, info, warn, error; default info
-	LogFormat     string         `koanf:"log_format"`     // text or json; default text
-	Credentials   []DeviceSecret `koanf:"credentials"`    // made at start, if they are not there yet
-	Open          bool           `koanf:"-"`              // set by dev, and for a server by whether anyone has credentials
-	Version       string         `koanf:"-"`              // of the binary
+	Data          string         `koanf:"data"`             // folder; default ./dunlin-data
+	HTTP          string         `koanf:"http"`             // host:port; default 127.0.0.1:8080
+	MQTT          string         `koanf:"mqtt"`             // host:port; default 127.0.0.1:1883
+	CoAP          string         `koanf:"coap"`             // host:port; default 127.0.0.1:5683
+	Admin         string         `koanf:"admin"`            // host:port of pprof and metrics, loopback only; default "" (none)
+	Shards        int            `koanf:"shards"`           // 1 to 1024; default 64; fixed when the data folder is made
+	DefaultDomain string         `koanf:"default_domain"`   // where unknown devices land; default none: they are refused
+	Insecure      bool           `koanf:"insecure"`         // open to everybody, on any address
+	APIToken      string         `koanf:"api_token"`        // an operator's bearer token, at least 16 bytes
+	WindowMax     time.Duration  `koanf:"window_max"`       // how long a sparse uplink may wait for company; default 9ms
+	CacheBytes    int64          `koanf:"cache_bytes"`      // block cache; default 32 MiB
+	ArchiveAge    time.Duration  `koanf:"archive_age"`      // how long the archived log is kept; default 720h
+	ArchiveBytes  int64          `koanf:"archive_bytes"`    // how much of it; default 4 GiB
+	Name          string         `koanf:"name"`             // the node's name in the cluster; default the machine's, or what the data folder says
+	Zone          string         `koanf:"zone"`             // rack, room or region: replicas of a shard are spread over zones
+	Cluster       string         `koanf:"cluster"`          // host:port where other nodes reach this one: gossip (TCP and UDP); the next two ports carry replication and calls. Default "": alone
+	Advertise     string         `koanf:"advertise"`        // host that other nodes dial, if it is not the one of cluster
+	Join          []string       `koanf:"join"`             // members to join: host, host:port, dns:name, srv:name, file:path
+	Expect        int            `koanf:"bootstrap_expect"` // how many nodes found a cluster together; default: this one alone
+	ClusterKey    string         `koanf:"cluster_key"`      // the cluster's secret; default: made by the first node, in <data>/cluster.key
+	Replication   int            `koanf:"replication"`      // replicas a shard shall have, once there are as many nodes; default 3
+	RepairAfter   time.Duration  `koanf:"repair_after"`     // a dead node's replicas are made anew elsewhere; default 5m
+	LogLevel      string         `koanf:"log_level"`        // debug, info, warn, error; default info
+	LogFormat     string         `koanf:"log_format"`       // text or json; default text
+	Credentials   []DeviceSecret `koanf:"credentials"`      // made at start, if they are not there yet
+	Open          bool           `koanf:"-"`                // set by dev, and for a server by whether anyone has credentials
+	Version       string         `koanf:"-"`                // of the binary
 }
 
 // DeviceSecret is a device's or gateway's credential given in the file.
@@ -55,6 +64,7 @@ type DeviceSecret struct {
 func Default() Config {
 	return Config{Data: "dunlin-data", HTTP: "127.0.0.1:8080", MQTT: "127.0.0.1:1883", CoAP: "127.0.0.1:5683", Shards: 64,
 		WindowMax: 9 * time.Millisecond, CacheBytes: 32 << 20, ArchiveAge: 720 * time.Hour, ArchiveBytes: 4 << 30,
+		Replication: 3, RepairAfter: 5 * time.Minute,
 		LogLevel: "info", LogFormat: "text"}
 }
 
@@ -144,6 +154,7 @@ func (c *Config) Validate() error {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		bad("log_format", "%q is neither text nor json", c.LogFormat)
 	}
+	c.validateCluster(bad)
 	for i, s := range c.Credentials {
 		if len(s.Secret) < 12 {
 			bad(fmt.Sprintf("credentials[%d]", i), "the secret of %q has %d bytes; it needs 12", s.ID, len(s.Secret))
@@ -153,6 +164,32 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Config) validateCluster(bad func(key, format string, args ...any)) {
+	if c.Name != "" && len(c.Name) > dunlin.NameBytesMax || c.Name != "" && dunlin.DeviceID(c.Name).Validate() != nil {
+		bad("name", "%q: a node's name is 1 to %d letters, digits and .-_", c.Name, dunlin.NameBytesMax)
+	}
+	if len(c.Zone) > dunlin.NameBytesMax {
+		bad("zone", "has %d bytes, at most %d", len(c.Zone), dunlin.NameBytesMax)
+	}
+	if c.Cluster != "" {
+		if _, port, err := net.SplitHostPort(c.Cluster); err != nil || port == "" {
+			bad("cluster", "%q is not host:port; 7946 is the usual port", c.Cluster)
+		}
+	}
+	if c.Expect < 0 || c.Expect > 99 {
+		bad("bootstrap_expect", "%d is not between 0 and 99", c.Expect)
+	}
+	if c.Cluster == "" && (len(c.Join) > 0 || c.Expect > 1) {
+		bad("cluster", "is needed with join and bootstrap_expect: host:port where the other nodes reach this one, e.g. 10.0.0.2:7946")
+	}
+	if c.Replication < 1 || c.Replication > 7 || c.Replication%2 == 0 {
+		bad("replication", "%d is none of 1, 3, 5, 7", c.Replication)
+	}
+	if c.RepairAfter < time.Second || c.RepairAfter > 7*24*time.Hour {
+		bad("repair_after", "%v is not between 1s and 168h", c.RepairAfter)
+	}
 }
 
 // Loopback reports whether host:port can be reached from this machine only. A name counts only if it is localhost.
