@@ -149,8 +149,10 @@ type Authenticator interface {
 // Feed is the committed entries of all shards, as a stream with positions: what SSE, MQTT subscriptions and sinks read.
 // A slow reader holds nobody up and loses nothing: it falls back from memory to the log and its archive.
 type Feed interface {
-	// Now returns the position after the newest committed entry of every shard.
-	Now() Cursor
+	// Now returns a position that every uplink sent from now on lies behind. It may lie somewhat before the newest committed
+	// entry, never after it: shards whose replicas are elsewhere are asked for, for a moment, and taken as they were last
+	// known if nobody answers. ErrUnavailable: of some shard nothing is known yet. On a lone node it neither blocks nor fails.
+	Now(ctx context.Context) (Cursor, error)
 	// Follow yields committed entries from the position on, in index order within a shard, and waits for more until ctx
 	// ends. With device set it reads that device's shard only, entries without the device left out. It advances from as it
 	// goes: after a yielded item, from is the position behind it. An error ends it: ErrCursorLost, or ctx's.

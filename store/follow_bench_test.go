@@ -21,7 +21,7 @@ func BenchmarkFollow(b *testing.B) {
 			defer cancel()
 			ended := make(chan int, followers)
 			for range followers {
-				from := db.Journal().Now()
+				from := db.Journal().heads()
 				go func() {
 					n := 0
 					for _, err := range db.Journal().Follow(ctx, &from, nil) {

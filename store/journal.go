@@ -79,8 +79,10 @@ func newJournal(c *Config, log *Log, state *State, a *archive) *Journal {
 	return j
 }
 
-// Now returns the position after the newest applied entry of every shard.
-func (j *Journal) Now() dunlin.Cursor {
+// Now returns the position after the newest applied entry of every shard. It neither blocks nor fails.
+func (j *Journal) Now(context.Context) (dunlin.Cursor, error) { return j.heads(), nil }
+
+func (j *Journal) heads() dunlin.Cursor {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	c := make(dunlin.Cursor, j.shards)
@@ -215,7 +217,7 @@ func (j *Journal) next(f *follower) (dunlin.ShardID, bool) {
 func (j *Journal) Follow(ctx context.Context, from *dunlin.Cursor, device *dunlin.DeviceKey) iter.Seq2[dunlin.FeedItem, error] {
 	return func(yield func(dunlin.FeedItem, error) bool) {
 		if len(*from) == 0 {
-			*from = j.Now()
+			*from = j.heads()
 		}
 		if len(*from) != j.shards {
 			yield(dunlin.FeedItem{}, fmt.Errorf("follow: %w: position of %d shards, there are %d", dunlin.ErrInvalid, len(*from), j.shards))

@@ -68,9 +68,9 @@ func TestFollowersMissAndRepeatNothing(t *testing.T) {
 			from := make(dunlin.Cursor, shards)
 			switch i % 3 {
 			case 1:
-				from = db.Journal().Now()
+				from = db.Journal().heads()
 			case 2:
-				for sh, now := range db.Journal().Now() {
+				for sh, now := range db.Journal().heads() {
 					from[sh] = rng.Uint64N(now + 1)
 				}
 			}

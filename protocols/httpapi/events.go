@@ -139,7 +139,10 @@ func eventFilterOf(c *call, r *http.Request) (eventFilter, error) {
 
 // eventStart is where the stream begins: behind the Last-Event-ID, at the query's cursor, or now.
 func (g *Gateway) eventStart(r *http.Request) (eventID, error) {
-	now := g.deps.Feed.Now()
+	now, err := g.deps.Feed.Now(r.Context())
+	if err != nil {
+		return eventID{}, err
+	}
 	id, place := r.Header.Get("Last-Event-ID"), "header.Last-Event-ID"
 	if id == "" {
 		id, place = r.URL.Query().Get("cursor"), "query.cursor"
@@ -229,7 +232,7 @@ func (s *stream) follow(ctx context.Context) error {
 			}
 			break
 		}
-		if err := s.entry(item); err != nil {
+		if err := s.entry(ctx, item); err != nil {
 			return err
 		}
 		if beat.Err() != nil { // a feed with much to give need not look
@@ -250,7 +253,7 @@ func (s *stream) follow(ctx context.Context) error {
 }
 
 // entry writes an entry's events.
-func (s *stream) entry(item dunlin.FeedItem) error {
+func (s *stream) entry(ctx context.Context, item dunlin.FeedItem) error {
 	sh := item.Entry.Shard
 	if int(sh) >= len(s.at) {
 		return fmt.Errorf("feed: entry of shard %d of %d", sh, len(s.at))
@@ -277,7 +280,7 @@ func (s *stream) entry(item dunlin.FeedItem) error {
 	s.buf = s.appendID(s.buf[:idAt])
 	if now := time.Now(); now.Sub(s.lagAt) >= lagEvery {
 		s.lagAt = now
-		if lag := s.lag(sh); lag >= lagMin {
+		if lag := s.lag(ctx, sh); lag >= lagMin {
 			s.buf = fmt.Appendf(s.buf, ": lag %d\n\n", lag)
 		}
 	}
@@ -306,8 +309,12 @@ func (s *stream) appendPosition(dst []byte) []byte {
 }
 
 // lag counts the entries between the stream and now; a device's stream reads one shard, that of its last entry.
-func (s *stream) lag(sh dunlin.ShardID) (lag uint64) {
-	for i, next := range s.g.deps.Feed.Now() {
+func (s *stream) lag(ctx context.Context, sh dunlin.ShardID) (lag uint64) {
+	now, err := s.g.deps.Feed.Now(ctx)
+	if err != nil {
+		return 0
+	}
+	for i, next := range now {
 		if i < len(s.at) && next > s.at[i] && (s.filter.device == nil || i == int(sh)) {
 			lag += next - s.at[i]
 		}
@@ -337,7 +344,9 @@ func (s *stream) lost(r *http.Request, err error) {
 	s.g.metrics.streamLost.Inc()
 	p := s.c.problem(r.Context(), err)
 	p.Detail = "Events between the requested position and now are no longer kept; reconnecting goes on from now. Read what was missed from the readings and alerts."
-	s.at, s.resume.half = slices.Clone(s.g.deps.Feed.Now()), nil
+	if now, err := s.g.deps.Feed.Now(r.Context()); err == nil {
+		s.at, s.resume.half = slices.Clone(now), nil
+	}
 	s.endWith(p)
 }
 

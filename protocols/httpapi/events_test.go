@@ -115,7 +115,7 @@ func TestEventStream(t *testing.T) {
 	b := newBed(t)
 	srv := httptest.NewServer(b.g)
 	defer srv.Close()
-	l := b.listen(srv, "?cursor="+b.feed.Now().String(), "")
+	l := b.listen(srv, "?cursor="+b.feed.now().String(), "")
 	b.feed.add(fullEntry(2))
 	var out strings.Builder
 	for range 8 {
@@ -164,7 +164,7 @@ func TestEventsResumeExactly(t *testing.T) {
 	b := newBed(t)
 	srv := httptest.NewServer(b.g)
 	defer srv.Close()
-	start := b.feed.Now().String()
+	start := b.feed.now().String()
 	for sh := range dunlin.ShardID(4) {
 		for i := range 3 {
 			b.feed.add(&dunlin.Entry{Shard: sh, Changes: []dunlin.Change{
@@ -253,7 +253,7 @@ func TestCursorLost(t *testing.T) {
 	if _, more := l.next(); more {
 		t.Error("the stream goes on")
 	}
-	if want := b.feed.Now().String(); l.lastID != want {
+	if want := b.feed.now().String(); l.lastID != want {
 		t.Errorf("the client is at %s, want %s", l.lastID, want)
 	}
 }

@@ -308,7 +308,9 @@ func (f *fakeFeed) nowLocked() dunlin.Cursor {
 	return c
 }
 
-func (f *fakeFeed) Now() dunlin.Cursor {
+func (f *fakeFeed) Now(context.Context) (dunlin.Cursor, error) { return f.now(), nil }
+
+func (f *fakeFeed) now() dunlin.Cursor {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.nowLocked()

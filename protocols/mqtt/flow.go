@@ -135,13 +135,17 @@ func (w *follower) run(ctx context.Context) {
 }
 
 // place sets where to begin.
-func (w *follower) place() {
+func (w *follower) place(ctx context.Context) error {
 	at := &w.f.at
 	switch {
 	case w.start != nil:
 		*at = position{cur: slices.Clone(w.start)}
 	case w.fresh || at.cur == nil:
-		*at = position{cur: slices.Clone(w.g.deps.Feed.Now())}
+		now, err := w.g.deps.Feed.Now(ctx)
+		if err != nil {
+			return err
+		}
+		*at = position{cur: slices.Clone(now)}
 	}
 	if at.one && w.device == nil {
 		// From one device to all: the other shards stand where the first subscription began. What was committed there
@@ -161,6 +165,7 @@ func (w *follower) place() {
 			at.origin = slices.Clone(at.cur)
 		}
 	}
+	return nil
 }
 
 func (w *follower) newest() dunlin.Cursor {
@@ -180,7 +185,9 @@ func (w *follower) stream(ctx context.Context) error {
 	if idle {
 		return errNoOffer
 	}
-	w.place()
+	if err := w.place(ctx); err != nil {
+		return err
+	}
 	at := &w.f.at
 	cur := slices.Clone(at.cur)
 	broken := false // off inside of an entry: that one is to be read again, whatever Follow makes of cur

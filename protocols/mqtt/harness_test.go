@@ -179,14 +179,14 @@ func (j *journal) truncate(keep int) {
 	}
 }
 
-func (j *journal) Now() dunlin.Cursor {
+func (j *journal) Now(context.Context) (dunlin.Cursor, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	c := make(dunlin.Cursor, len(j.shards))
 	for i := range c {
 		c[i] = j.first[i] + uint64(len(j.shards[i]))
 	}
-	return c
+	return c, nil
 }
 
 func (j *journal) Follow(ctx context.Context, from *dunlin.Cursor, device *dunlin.DeviceKey) iter.Seq2[dunlin.FeedItem, error] {

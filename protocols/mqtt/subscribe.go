@@ -35,12 +35,16 @@ func (m *machine) subscribe(t *turn, f frame) *fault {
 		}
 	}
 	if len(granted) > 0 {
-		taken := m.sess.subscribe(t.c, granted, t.g.deps.Feed.Now(), m.cfg.SubscriptionsMax)
+		taken := 0
+		now, err := t.g.deps.Feed.Now(t.g.life)
+		if err == nil {
+			taken = m.sess.subscribe(t.c, granted, now, m.cfg.SubscriptionsMax)
+		}
 		for i := range codes { // what exceeds the bound is refused, last come
 			if codes[i] < 0x80 {
 				if taken == 0 {
 					codes[i] = subackFailure
-					if m.v5 {
+					if m.v5 && err == nil {
 						codes[i] = codeQuotaExceeded
 					}
 				} else {

@@ -283,7 +283,10 @@ func (f *devFlags) play(ctx context.Context, n *node.Node, out *lines) {
 
 // tellAlerts prints every alert transition as it is committed.
 func tellAlerts(ctx context.Context, feed dunlin.Feed, out *lines) {
-	from := feed.Now()
+	from, err := feed.Now(ctx)
+	if err != nil {
+		return
+	}
 	for item, err := range feed.Follow(ctx, &from, nil) {
 		if err != nil {
 			return
