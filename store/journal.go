@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +56,9 @@ type follower struct {
 	marked  []uint64 // bit set of shards that may have news
 	waiting bool
 	wake    chan struct{} // size 1: at least one shard was marked since it waits
-	items   []tailItem    // scratch of the follower's own goroutine
+	news    func()        // not nil: called instead of all that, with Journal.mu held
+
+	items []dunlin.FeedItem // scratch of the follower's own goroutine
 }
 
 // itemOverhead is what a decoded entry takes in memory for each byte of its encoding, about.
@@ -127,6 +128,10 @@ func (j *Journal) push(entries []appliedEntry) {
 
 func mark(followers []*follower, shard dunlin.ShardID) {
 	for _, f := range followers {
+		if f.news != nil {
+			f.news()
+			continue
+		}
 		f.marked[shard/64] |= 1 << (shard % 64)
 		if f.waiting {
 			f.waiting = false
@@ -164,10 +169,7 @@ func (j *Journal) join(device *dunlin.DeviceKey) *follower {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if device != nil && j.shardOf != nil {
-		f.one, f.shard = true, j.shardOf(*device)
-		t := &j.mu.tails[f.shard]
-		t.followers = append(t.followers, f)
-		f.marked[f.shard/64] |= 1 << (f.shard % 64)
+		j.joinLocked(f, j.shardOf(*device))
 		return f
 	}
 	j.mu.followers = append(j.mu.followers, f)
@@ -175,6 +177,14 @@ func (j *Journal) join(device *dunlin.DeviceKey) *follower {
 		f.marked[i/64] |= 1 << (i % 64)
 	}
 	return f
+}
+
+// joinLocked lets f follow one shard.
+func (j *Journal) joinLocked(f *follower, shard dunlin.ShardID) {
+	f.one, f.shard = true, shard
+	t := &j.mu.tails[shard]
+	t.followers = append(t.followers, f)
+	f.marked[shard/64] |= 1 << (shard % 64)
 }
 
 func (j *Journal) leave(f *follower) {
@@ -259,90 +269,28 @@ type following struct {
 // drain yields what the shard has from the position on. It returns errStop when the consumer has enough.
 func (w *following) drain(shard dunlin.ShardID) error {
 	for {
-		next := max(w.at[shard], 1)
-		until, head, live := w.fromTail(shard, next)
-		if next >= head {
-			return nil
-		}
-		if !live {
-			if err := w.fromDisk(shard, next, until); err != nil {
-				return err
-			}
-			continue
-		}
-		for _, it := range w.items {
-			if err := w.emit(shard, it.index, it.entry); err != nil {
-				return err
-			}
-		}
-		clear(w.items)
-		w.at[shard] = until
-	}
-}
-
-// fromTail fills items with what memory has from next on. If it has not, until is where memory begins.
-func (w *following) fromTail(shard dunlin.ShardID, next uint64) (until, head uint64, live bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	t := &w.mu.tails[shard]
-	w.items = w.items[:0]
-	if next < t.from {
-		return t.from, t.head, false
-	}
-	i, _ := slices.BinarySearchFunc(t.items, next, func(it tailItem, n uint64) int { return cmp.Compare(it.index, n) })
-	n := min(len(t.items)-i, followItems)
-	w.items = append(w.items, t.items[i:i+n]...)
-	if i+n < len(t.items) {
-		return t.items[i+n].index, t.head, true
-	}
-	return t.head, t.head, true
-}
-
-// fromDisk yields entries from next on, at most to until, out of the log or one segment of the archive.
-func (w *following) fromDisk(shard dunlin.ShardID, next, until uint64) error {
-	rows, err := w.log.Read(shard, next, until, followBytes)
-	if errors.Is(err, dunlin.ErrCursorLost) {
-		return w.fromArchive(shard, next, until)
-	}
-	if err != nil {
-		return err
-	}
-	if len(rows) == 0 {
-		return fmt.Errorf("%w: the log of shard %d ends before %d, which was applied", dunlin.ErrInvalid, shard, next)
-	}
-	for i := range rows {
-		e, err := effective(&rows[i])
+		items, upTo, err := w.read(shard, w.at[shard], w.items[:0])
 		if err != nil {
 			return err
 		}
-		if err := w.emit(shard, rows[i].Index, e); err != nil {
-			return err
+		if upTo == max(w.at[shard], 1) {
+			return nil
 		}
-	}
-	return nil
-}
-
-func (w *following) fromArchive(shard dunlin.ShardID, next, until uint64) error {
-	items, end, err := w.archive.read(shard, next)
-	if err != nil {
-		return err
-	}
-	for _, it := range items {
-		if it.index >= until {
-			break
+		for _, it := range items {
+			if err := w.emit(shard, it.Index, it.Entry); err != nil {
+				return err
+			}
 		}
-		if err := w.emit(shard, it.index, it.entry); err != nil {
-			return err
-		}
+		clear(items)
+		w.items = items
+		w.at[shard] = upTo
 	}
-	w.at[shard] = min(end, until)
-	return nil
 }
 
 // emit moves the position behind an entry and yields it, if it has an effect and the device.
 func (w *following) emit(shard dunlin.ShardID, index uint64, e *dunlin.Entry) error {
 	w.at[shard] = index + 1
-	if e == nil || w.device != nil && !touches(e, *w.device) {
+	if w.device != nil && !touches(e, *w.device) {
 		return nil
 	}
 	if w.ctx.Err() != nil {
