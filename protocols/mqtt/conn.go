@@ -149,6 +149,10 @@ func (c *conn) packetLocked(t *turn, buf []byte) (n int, err *fault) {
 		if !c.g.askLogin(c, r) {
 			return 0, &fault{codeServerBusy, "too many connections are logging in"}
 		}
+	case t.chore != nil:
+		ch, s := t.chore, m.sess
+		t.chore = nil
+		c.g.work.Go(func() { c.g.chore(c, s, ch) })
 	case t.follow:
 		t.follow = false
 		c.g.follow(c, m.sess)

@@ -29,6 +29,7 @@ type machine struct {
 	quiet bool // the client wants no reason strings
 	// failed: a PUBLISH in the ring was refused and its answer ends the connection; nothing behind it is taken.
 	failed bool
+	busy   bool // with a chore
 	// held: the ring's oldest PUBLISHes were refused for now. Reading stops until all of them are accepted.
 	held      bool
 	heldSince dunlin.Time
@@ -67,6 +68,7 @@ type turn struct {
 	c        *conn  // the connection at hand
 	out      []byte // bytes for the connection at hand
 	login    *connectRequest
+	chore    *chore
 	follow   bool // the session's subscriptions changed
 	bye      bool // the client said DISCONNECT
 	byeWill  bool // … and wants its will published
@@ -105,7 +107,7 @@ func (t *turn) offer(s *slot) {
 
 // blocked reports whether the machine takes no packet now.
 func (m *machine) blocked() bool {
-	return m.phase == phaseLogin || m.held || m.failed || m.ring.n >= m.cfg.ringMax()
+	return m.phase == phaseLogin || m.busy || m.held || m.failed || m.ring.n >= m.cfg.ringMax()
 }
 
 // frameMax bounds a packet: before CONNECT is through, strangers don't get the full size.

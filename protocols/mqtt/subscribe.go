@@ -35,24 +35,9 @@ func (m *machine) subscribe(t *turn, f frame) *fault {
 		}
 	}
 	if len(granted) > 0 {
-		taken := 0
-		now, err := t.g.deps.Feed.Now(t.g.life)
-		if err == nil {
-			taken = m.sess.subscribe(t.c, granted, now, m.cfg.SubscriptionsMax)
-		}
-		for i := range codes { // what exceeds the bound is refused, last come
-			if codes[i] < 0x80 {
-				if taken == 0 {
-					codes[i] = subackFailure
-					if m.v5 && err == nil {
-						codes[i] = codeQuotaExceeded
-					}
-				} else {
-					taken--
-				}
-			}
-		}
-		t.follow = true
+		m.busy = true
+		t.chore = &chore{kind: typeSuback, id: id, codes: codes, granted: granted}
+		return nil
 	}
 	t.out = appendSuback(t.out, typeSuback, id, codes, m.v5)
 	return nil
