@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/dunlin-iot/dunlin"
 )
 
 // FormatVersion is the version of the data folder that this build writes. It reads all versions up to this.
@@ -24,10 +26,14 @@ const (
 
 // Identity says whose data a folder holds. An empty field of Config.Identity takes what the folder says.
 type Identity struct {
-	Cluster string `json:"cluster"`
-	Node    string `json:"node"`
-	Shards  int    `json:"shards"`
+	Cluster string        `json:"cluster"`           // the cluster's id, "" while it has none
+	Node    string        `json:"node"`              // the node's name
+	NodeID  dunlin.NodeID `json:"node_id,omitempty"` // its id in every Raft group; LoneNode in a folder that names none
+	Shards  int           `json:"shards"`
 }
+
+// LoneNode is the id of a node that never met another: that of a folder made without one.
+const LoneNode dunlin.NodeID = 1
 
 // folderFormat is the FORMAT file.
 type folderFormat struct {

@@ -70,7 +70,7 @@ func TestFolderKeepsItsIdentity(t *testing.T) {
 	}
 	c.Identity = Identity{} // whatever it is
 	db = openTest(t, c)
-	if got, want := db.Identity(), (Identity{"c", "n", 4}); got != want {
+	if got, want := db.Identity(), (Identity{Cluster: "c", Node: "n", Shards: 4}); got != want {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
 }

@@ -27,6 +27,9 @@ type Config struct {
 	// OnApplied is told each entry that had an effect after it was applied, in order within a shard, by the goroutine that
 	// applies. The entry is shared: read only.
 	OnApplied func(shard dunlin.ShardID, index uint64, e *dunlin.Entry)
+	// OnInstalled is told that a shard's state was replaced by a snapshot's, after the fact: what was kept of its rows
+	// elsewhere must be read again. nil: nobody.
+	OnInstalled func(dunlin.ShardID)
 	// Retention returns how long a domain's history is kept; 0: for ever. nil: all of it for ever.
 	Retention func(dunlin.Tenant, dunlin.DomainID) time.Duration
 	// Fatal is told once, by any goroutine, that the disk failed to keep what was written. The process must end soon:
