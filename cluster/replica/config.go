@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -59,20 +60,54 @@ type Message struct {
 	Data  []byte
 }
 
+// Snapshots keeps what travels when a replica can't be fed from the log: the shard's state as of an entry. Export, Receive,
+// Add and Drop are called from goroutines of their own, Install from the one that appends to the log, Destroy and Tombstone
+// from callers of Host. Install and Destroy of a shard never run beside an Append or an Apply with rows of this shard.
+type Snapshots interface {
+	// Export opens a snapshot of what is applied. At most one is open for a shard; a newer one replaces an older. From and
+	// Term may be left zero: the host knows them.
+	Export(sh dunlin.ShardID) (dunlin.SnapshotMeta, error)
+	// Receive begins or resumes an incoming snapshot: it returns the number of chunks that are on disk already.
+	Receive(meta dunlin.SnapshotMeta) (have int, err error)
+	// Add takes the i-th chunk; it is verified and on disk when Add returns.
+	Add(meta dunlin.SnapshotMeta, i int, chunk []byte, last bool) error
+	// Install makes state and log the snapshot's, all chunks of which were added; hard is the shard's hard state, to be written
+	// with it. The log then begins behind meta.Index and is empty. It survives a crash once Install returns.
+	Install(meta dunlin.SnapshotMeta, hard []byte) error
+	// Drop throws an incoming snapshot away.
+	Drop(sh dunlin.ShardID) error
+	// Destroy removes a replica: log rows, state rows, archive. It keeps tomb.
+	Destroy(sh dunlin.ShardID, tomb []byte) error
+	// Tombstone returns what the last Destroy kept, nil if there was none.
+	Tombstone(sh dunlin.ShardID) ([]byte, error)
+}
+
+// Fetcher asks meta.From for a chunk of a snapshot, counted from 0, and whether it is the last one.
+type Fetcher func(ctx context.Context, meta dunlin.SnapshotMeta, chunk int) (data []byte, last bool, err error)
+
 // Config says what a Host drives and within which bounds.
 type Config struct {
 	Node   uint64   // this node's id in every group; default 1
 	Voters []uint64 // the first replicas of a new group, in any order; default Node alone. An existing log knows better.
 	Shards int      // groups, 1 to 65,536; default 64. Fixed for the life of the log.
+	// Bootstrap gives birth to every shard that the log does not have, with Voters. Without it a Host has the groups in the
+	// log, and those that Ensure adds, empty, for others to fill.
+	Bootstrap bool
 
 	Log          Log
 	StateMachine StateMachine
 	Archiver     Archiver  // nil: nothing is archived
 	Transport    Transport // nil: every group has one voter, this node
+	Snapshots    Snapshots // nil: replicas are fed from the log only, and can't be destroyed
+	Fetch        Fetcher   // needed with Snapshots to receive one
 
 	// OnOwner tells that this node owns a shard in a term, having applied all that earlier owners acknowledged, or that it
 	// no longer does. Called from the host's loop; must not block.
 	OnOwner func(sh dunlin.ShardID, term uint64, owner bool)
+	// OnLeader tells who leads a shard, as this node's replica knows (lead 0: unknown). A hint. Called as OnOwner is.
+	OnLeader func(sh dunlin.ShardID, term uint64, lead dunlin.NodeID)
+	// OnConf tells a replica set that was applied. Called as OnOwner is.
+	OnConf func(sh dunlin.ShardID, conf Conf)
 	// Fatal is told of an error of Log or StateMachine. Nothing is acknowledged after it; Run returns the same error.
 	Fatal func(error)
 
@@ -87,6 +122,8 @@ type Config struct {
 	ElectionTicks        int // default 10
 	HeartbeatTicks       int // default 2
 	MaxEntryBytesPerRead int // of one group's entries in one message or one batch to apply; default 1 MiB
+
+	Seed uint64 // of election timeouts; 0: random
 
 	TickEvery     time.Duration // default 30ms; only groups with other members tick
 	TruncateEvery time.Duration // default 5s
@@ -130,6 +167,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.OnOwner == nil {
 		c.OnOwner = func(dunlin.ShardID, uint64, bool) {}
+	}
+	if c.OnLeader == nil {
+		c.OnLeader = func(dunlin.ShardID, uint64, dunlin.NodeID) {}
+	}
+	if c.OnConf == nil {
+		c.OnConf = func(dunlin.ShardID, Conf) {}
 	}
 	if c.Fatal == nil {
 		c.Fatal = func(error) {}
