@@ -67,6 +67,10 @@ const (
 	// FlagExchange marks an uplink whose MessageID names a message only within SeenAge, because its protocol uses ids again
 	// (CoAP, RFC 7252 §4.4): an older message of the same id in the dedupe window is another one.
 	FlagExchange
+	// FlagForwarded marks an uplink that another node took from its sender. It may come more than once, because a call between
+	// nodes whose answer is lost is made again: an uplink of the same MessageID and Received is this one. It never gets into
+	// an entry.
+	FlagForwarded
 )
 
 // Input is one thing that a device's turn works off; it goes into the entry as it is.

@@ -21,7 +21,7 @@ type Inspector interface {
 	// Alerts lists alerts, newest transition first within a shard's page.
 	Alerts(ctx context.Context, q AlertsQuery) (*AlertsPage, error)
 	// DeadLetters lists inputs that plugins failed on, newest first.
-	DeadLetters(ctx context.Context, q DeadLettersQuery) ([]DeadLetter, error)
+	DeadLetters(ctx context.Context, q DeadLettersQuery) (*DeadLettersPage, error)
 }
 
 // ReadingsQuery asks for a device's history. From is inclusive, To exclusive; zero means unbounded.
@@ -79,6 +79,12 @@ type DeadLettersQuery struct {
 	Tenant Tenant
 	Device DeviceID
 	Limit  int // default 100, at most 1,000
+}
+
+// DeadLettersPage is the newest dead letters.
+type DeadLettersPage struct {
+	Letters []DeadLetter
+	Missing []MissingShard // shards that did not answer: the page lacks theirs
 }
 
 // DevicesQuery lists devices by id; empty fields match everything.

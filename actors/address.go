@@ -11,7 +11,7 @@ import (
 )
 
 // Address is the address of the devices as virtual actors: PID{"dev", "<tenant>/<device>"} always exists, wherever the
-// device is and whether it is active or not.
+// device is and whether it is active or not. What is sent to a device whose shard another node owns goes there by Elsewhere.
 const Address = "dev"
 
 // NewPID returns the address of a device's actor.
@@ -73,6 +73,10 @@ func (p *door) SendUserMessage(pid *actor.PID, message any) {
 			s := &d.shards[d.cfg.ShardOf(key)]
 			if !d.closing.Load() && s.open.Load() {
 				s.box.PostUserMessage(&ask{key, sender})
+				return
+			}
+			if e := d.elsewhere.Load(); e != nil && !d.closing.Load() {
+				(*e).AskTwin(key, func(t *dunlin.Twin, err error) { d.system.Root.Send(sender, &Answer{Twin: t, Err: err}) })
 				return
 			}
 			err = errNotOwner

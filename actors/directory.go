@@ -144,6 +144,8 @@ type Directory struct {
 	met    *metrics
 	logs   logLimit
 
+	elsewhere atomic.Pointer[Elsewhere] // nil: what is not owned here is refused
+
 	turns    sync.Pool    // of *turn
 	owned    atomic.Int64 // shards
 	active   atomic.Int64 // cells
@@ -215,7 +217,14 @@ func (d *Directory) Disown(shard dunlin.ShardID) {
 	d.system.Root.Send(d.parent, disown{shard: shard})
 }
 
-// Ingest implements dunlin.Ingestor.
+// Owned returns the term in which this node takes the shard's uplinks, and whether it does.
+func (d *Directory) Owned(shard dunlin.ShardID) (term uint64, ok bool) {
+	s := &d.shards[shard]
+	term = s.taking.Load()
+	return term, s.open.Load()
+}
+
+// Ingest implements dunlin.Ingestor. With an Elsewhere, uplinks of shards that this node does not own go there.
 func (d *Directory) Ingest(first *dunlin.Uplink) {
 	d.entering.Add(1)
 	n := int64(0)
@@ -239,6 +248,9 @@ func (d *Directory) admit(u *dunlin.Uplink) bool {
 	case d.closing.Load():
 		err = errClosing
 	case !s.open.Load():
+		if d.pass(s.id, u, false) {
+			return false
+		}
 		err = errNotOwner
 	case !s.box.reserve(cost(u), int64(d.cfg.MailboxEvents), d.cfg.MailboxBytes):
 		err = errMailbox
@@ -249,6 +261,28 @@ func (d *Directory) admit(u *dunlin.Uplink) bool {
 	u.Next = nil
 	d.tell(u, refusal(err))
 	return false
+}
+
+// Elsewhere is where uplinks and questions go whose shard this node does not own: *router.Router.
+type Elsewhere interface {
+	// Take takes an uplink over, with the duty to have its Waiter told, or returns false: then it is refused. tried says that
+	// it was proposed here and may be committed all the same. It must not block.
+	Take(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool
+	// AskTwin has answer called exactly once, from any goroutine, with the device's committed twin.
+	AskTwin(key dunlin.DeviceKey, answer func(*dunlin.Twin, error))
+}
+
+// Attach gives the directory where to send what it does not own.
+func (d *Directory) Attach(e Elsewhere) { d.elsewhere.Store(&e) }
+
+// pass offers Elsewhere an uplink that this node would refuse for not being the owner.
+func (d *Directory) pass(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool {
+	e := d.elsewhere.Load()
+	if e == nil || d.closing.Load() {
+		return false
+	}
+	u.Next = nil
+	return (*e).Take(shard, u, tried)
 }
 
 // tell answers an uplink: the one place where waiters are called.

@@ -35,8 +35,12 @@ func (d *Directory) Alerts(_ context.Context, q dunlin.AlertsQuery) (*dunlin.Ale
 }
 
 // DeadLetters implements dunlin.Inspector.
-func (d *Directory) DeadLetters(_ context.Context, q dunlin.DeadLettersQuery) ([]dunlin.DeadLetter, error) {
-	return d.deps.History.DeadLetters(d.shardsOf(q.Tenant, q.Device), q)
+func (d *Directory) DeadLetters(_ context.Context, q dunlin.DeadLettersQuery) (*dunlin.DeadLettersPage, error) {
+	letters, err := d.deps.History.DeadLetters(d.shardsOf(q.Tenant, q.Device), q)
+	if err != nil {
+		return nil, err
+	}
+	return &dunlin.DeadLettersPage{Letters: letters}, nil
 }
 
 // shardsOf returns where rows of a device are; of any device, if it is not named.

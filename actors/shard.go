@@ -30,14 +30,15 @@ func (disown) order() {}
 // shardActor is an incarnation of a shard's actor. It holds nothing itself, so that a restart loses only what it must.
 type shardActor struct{ *shard }
 
-// shard is what a shard's actor works on. All but id, box, open and due is the actor's alone.
+// shard is what a shard's actor works on. All but id, box, open, taking and due is the actor's alone.
 type shard struct {
-	dir  *Directory
-	id   dunlin.ShardID
-	pid  *actor.PID // the parent's
-	box  mailbox
-	open atomic.Bool  // Ingest may post
-	due  atomic.Int64 // dunlin.Time when to ask the store for due device timers; 0: nothing is armed
+	dir    *Directory
+	id     dunlin.ShardID
+	pid    *actor.PID // the parent's
+	box    mailbox
+	open   atomic.Bool   // Ingest may post
+	taking atomic.Uint64 // the term in which it may
+	due    atomic.Int64  // dunlin.Time when to ask the store for due device timers; 0: nothing is armed
 
 	term    uint64 // in which this node owns the shard; 0: it doesn't
 	coming  uint64 // the term that begins when all turns in flight have come back; 0: none
@@ -178,6 +179,7 @@ func (s *shard) begin() {
 	s.cells.clear()
 	s.term, s.coming = s.coming, 0
 	s.dir.owned.Add(1)
+	s.taking.Store(s.term)
 	s.open.Store(true)
 	s.due.Store(0)
 	s.setDue(1) // ask the store at once
@@ -283,10 +285,13 @@ func (s *shard) bury() {
 	s.giveBack()
 }
 
-// answer answers an uplink that holds a reservation.
+// answer answers an uplink that holds a reservation. One that is refused because the shard went elsewhere may go there, too.
 func (s *shard) answer(u *dunlin.Uplink, r dunlin.Receipt) {
 	s.freedEvents++
 	s.freedBytes += cost(u)
+	if r.Err != nil && errors.Is(r.Err, dunlin.ErrNotOwner) && s.dir.pass(s.id, u, r.Err != errNotOwner) {
+		return
+	}
 	s.dir.tell(u, r)
 }
 

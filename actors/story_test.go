@@ -505,8 +505,8 @@ func TestHistoryGoesToTheStore(t *testing.T) {
 	if all.Next != "[0 1 2 3]" || one.Next != "[2]" {
 		t.Errorf("alerts are asked of %s and %s", all.Next, one.Next)
 	}
-	if l, _ := n.DeadLetters(t.Context(), dunlin.DeadLettersQuery{}); len(l) != 4 {
-		t.Errorf("dead letters are asked of %d shards", len(l))
+	if l, _ := n.DeadLetters(t.Context(), dunlin.DeadLettersQuery{}); len(l.Letters) != 4 {
+		t.Errorf("dead letters are asked of %d shards", len(l.Letters))
 	}
 	if _, err := n.Readings(t.Context(), dunlin.ReadingsQuery{DeviceKey: key("a")}); err != nil {
 		t.Error(err)

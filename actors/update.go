@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/dunlin-iot/dunlin"
@@ -109,7 +110,11 @@ func (s *shard) settleUpdate(t *turn) {
 		c.Let()
 		s.cells.remove(c)
 	}
-	s.endUpdate(u, t.err)
+	err := t.err
+	if errors.Is(err, dunlin.ErrNotOwner) { // ErrNotOwner is for changes that were not even tried: those may be tried elsewhere
+		err = fmt.Errorf("%w: the shard got another owner, and the change may be made all the same: %v", dunlin.ErrUnavailable, err)
+	}
+	s.endUpdate(u, err)
 }
 
 // endUpdate answers whoever waits for the change.

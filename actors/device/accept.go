@@ -33,12 +33,12 @@ func (m *Machine) Accept(u *dunlin.Uplink, r *Rules) (Verdict, dunlin.Receipt) {
 	if err := m.admit(u, r); err != nil {
 		return Answered, dunlin.Receipt{Err: err}
 	}
-	if u.Flags&dunlin.FlagMayRepeat != 0 && u.MessageID != 0 {
-		if seen, ok := m.state.Lookup(u.MessageID); ok && !stale(u, seen.At) {
+	if u.Flags&(dunlin.FlagMayRepeat|dunlin.FlagForwarded) != 0 && u.MessageID != 0 {
+		if seen, ok := m.seen(u); ok {
 			return Answered, dunlin.Receipt{Seq: seen.Seq, Duplicate: true}
 		}
 		for v := m.turn.head; v != nil; v = v.Next {
-			if v.MessageID == u.MessageID && !stale(u, v.Received) {
+			if v.MessageID == u.MessageID && repeats(u, v.Received) {
 				m.repeats.push(u)
 				return Repeats, dunlin.Receipt{}
 			}
@@ -48,7 +48,7 @@ func (m *Machine) Accept(u *dunlin.Uplink, r *Rules) (Verdict, dunlin.Receipt) {
 		return Answered, dunlin.Receipt{Err: errMetrics}
 	}
 	m.fresh += int32(len(u.Records))
-	u.Flags &^= dunlin.FlagSkewed
+	u.Flags &^= dunlin.FlagSkewed | dunlin.FlagForwarded
 	if skewed(u, r) {
 		u.Flags |= dunlin.FlagSkewed
 	}
@@ -86,6 +86,22 @@ func (m *Machine) admit(u *dunlin.Uplink, r *Rules) error {
 			r.PayloadBytesMax)
 	}
 	return nil
+}
+
+// seen finds u in the dedupe window.
+func (m *Machine) seen(u *dunlin.Uplink) (dunlin.SeenMessage, bool) {
+	for i := len(m.state.Seen) - 1; i >= 0; i-- {
+		if s := m.state.Seen[i]; s.ID == u.MessageID && repeats(u, s.At) {
+			return s, true
+		}
+	}
+	return dunlin.SeenMessage{}, false
+}
+
+// repeats reports that u is the message of the same id that was received at that time. What another node forwards may be the
+// very same uplink once more; whether it may be a repetition by its sender is another question, with less exact an answer.
+func repeats(u *dunlin.Uplink, at dunlin.Time) bool {
+	return u.Flags&dunlin.FlagForwarded != 0 && u.Received == at || u.Flags&dunlin.FlagMayRepeat != 0 && !stale(u, at)
 }
 
 // stale reports that a message seen at that time is not the same as u although their ids are.

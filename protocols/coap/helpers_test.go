@@ -137,7 +137,7 @@ func (r *rooms) Alerts(context.Context, dunlin.AlertsQuery) (*dunlin.AlertsPage,
 	return nil, errors.ErrUnsupported
 }
 
-func (r *rooms) DeadLetters(context.Context, dunlin.DeadLettersQuery) ([]dunlin.DeadLetter, error) {
+func (r *rooms) DeadLetters(context.Context, dunlin.DeadLettersQuery) (*dunlin.DeadLettersPage, error) {
 	return nil, errors.ErrUnsupported
 }
 

@@ -35,9 +35,9 @@ func (a *api) registerAlerts() {
 			if err != nil {
 				return nil, err
 			}
-			items := make([]deadLetterView, len(found))
-			for i := range found {
-				items[i] = deadLetterViewOf(&found[i])
+			items := make([]deadLetterView, len(found.Letters))
+			for i := range found.Letters {
+				items[i] = deadLetterViewOf(&found.Letters[i])
 			}
 			return page(items, "/v1/deadletters", nil, ""), nil
 		})

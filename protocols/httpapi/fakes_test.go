@@ -117,8 +117,8 @@ func (n *fakeNode) Alerts(ctx context.Context, q dunlin.AlertsQuery) (*dunlin.Al
 	return p, nil
 }
 
-func (n *fakeNode) DeadLetters(context.Context, dunlin.DeadLettersQuery) ([]dunlin.DeadLetter, error) {
-	return n.dead, nil
+func (n *fakeNode) DeadLetters(context.Context, dunlin.DeadLettersQuery) (*dunlin.DeadLettersPage, error) {
+	return &dunlin.DeadLettersPage{Letters: n.dead}, nil
 }
 
 func (n *fakeNode) Device(_ context.Context, k dunlin.DeviceKey) (*dunlin.Device, error) {
