@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/hashicorp/memberlist"
+
 	"github.com/dunlin-iot/dunlin"
 )
 
@@ -90,3 +92,30 @@ func parseHints(b []byte) ([]Hint, error) {
 	}
 	return hs, nil
 }
+
+func (t *hints) len() int {
+	t.RLock()
+	defer t.RUnlock()
+	return len(t.by)
+}
+
+// hintsQueueMax bounds the hints that wait to be told; who misses one gets it with the next full exchange.
+const hintsQueueMax = 1024
+
+// hintBroadcast is a hint on its way out. A newer one of the shard takes its place.
+type hintBroadcast struct {
+	name  string
+	bytes []byte
+}
+
+// Name implements memberlist.NamedBroadcast.
+func (b *hintBroadcast) Name() string { return b.name }
+
+// Invalidates implements memberlist.Broadcast.
+func (b *hintBroadcast) Invalidates(memberlist.Broadcast) bool { return false }
+
+// Message implements memberlist.Broadcast.
+func (b *hintBroadcast) Message() []byte { return b.bytes }
+
+// Finished implements memberlist.Broadcast.
+func (b *hintBroadcast) Finished() {}

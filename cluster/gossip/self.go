@@ -88,7 +88,7 @@ const metaVersion = 1
 // meta packs all but the name, which memberlist carries itself:
 //
 //	version u8 | id u64 | started i64 | wire min, wire max, entry max uvarint | cluster, zone, version: u8 length, bytes
-//	peer, calls, http: u8 host (0 none, 1 as the one before, else length+1), bytes, port u16
+//	peer, calls, http: uvarint (0 none, 1 the host before again, else length+2), host, port u16
 func (s *Self) meta() []byte {
 	b := make([]byte, 0, 160)
 	b = append(b, metaVersion)
