@@ -93,7 +93,7 @@ func (a *applier) step(c *dunlin.Committed) (indexed bool, err error) {
 	if c.Index <= next.applied {
 		return false, nil
 	}
-	if c.Index != next.applied+1 && next.applied != 0 {
+	if c.Index != next.applied+1 {
 		return false, fmt.Errorf("%w: the last one applied is %d", dunlin.ErrInvalid, next.applied)
 	}
 	var e *dunlin.Entry

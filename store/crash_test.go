@@ -199,7 +199,7 @@ func TestCrashesShowEarlyTruncation(t *testing.T) {
 func followAll(t *testing.T, db *DB, all []dunlin.Committed) error {
 	t.Helper()
 	want := effects(t, all)
-	from := make(dunlin.Cursor, db.identity.Shards)
+	from := make(dunlin.Cursor, db.shards)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	got := make([][]uint64, len(from))

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +15,12 @@ import (
 	"github.com/dunlin-iot/dunlin"
 )
 
-// FormatVersion is the version of the data folder that this build writes. It reads all versions up to this.
-const FormatVersion = 1
+// FormatVersion is the newest version of the data folder that this build reads and writes. Version 1 is the lone node's: its
+// only reader would take a replica's absence for a new shard. A folder becomes version 2 when it belongs to a node with an id
+// of its own, or when it first installs or destroys a replica.
+const FormatVersion = 2
+
+const formatLone = 1
 
 const (
 	formatFile   = "FORMAT"
@@ -49,6 +54,7 @@ func claimFolder(fsys vfs.FS, dir string, want Identity) (Identity, error) {
 		return Identity{}, err
 	}
 	if found {
+		have.NodeID = cmp.Or(have.NodeID, LoneNode)
 		return have.Identity, have.check(dir, want)
 	}
 	names, err := fsys.List(dir)
@@ -60,7 +66,67 @@ func claimFolder(fsys vfs.FS, dir string, want Identity) (Identity, error) {
 		return Identity{}, fmt.Errorf("store: %s has no %s but %q in it, so it is not dunlin's: name an empty or new folder as data folder",
 			dir, formatFile, names[0])
 	}
-	return want, writeFormat(fsys, dir, folderFormat{Magic: formatMagic, Version: FormatVersion, Identity: want})
+	want.NodeID = cmp.Or(want.NodeID, LoneNode)
+	f := folderFormat{Magic: formatMagic, Version: formatLone, Identity: want}
+	if want.NodeID != LoneNode {
+		f.Version = FormatVersion
+	}
+	return want, writeFormat(fsys, dir, f)
+}
+
+// ReadIdentity reads whose data a folder holds without opening it; a folder that another process has open may be read.
+// fsys nil is the disk.
+func ReadIdentity(fsys vfs.FS, dir string) (id Identity, found bool, err error) {
+	if fsys == nil {
+		fsys = vfs.Default
+	}
+	f, found, err := readFormat(fsys, dir)
+	if err != nil || !found {
+		return Identity{}, false, err
+	}
+	f.NodeID = cmp.Or(f.NodeID, LoneNode)
+	return f.Identity, true, f.check(dir, Identity{})
+}
+
+// Claim gives a folder that belongs to no cluster, or whose node has no name, what it lacks: a node that was alone becomes
+// the first of a cluster with all its data. What the folder says already must not differ.
+func (db *DB) Claim(cluster, node string) error {
+	db.upkeep.Lock()
+	defer db.upkeep.Unlock()
+	return db.rewriteFormat(func(f *folderFormat) error {
+		f.Cluster, f.Node = cmp.Or(f.Cluster, cluster), cmp.Or(f.Node, node)
+		return f.check(db.cfg.Dir, Identity{Cluster: cluster, Node: node})
+	})
+}
+
+// outgrow makes the folder one that a lone node's build refuses. The caller holds upkeep.
+func (db *DB) outgrow() error {
+	return db.rewriteFormat(func(f *folderFormat) error {
+		f.Version = FormatVersion
+		return nil
+	})
+}
+
+// rewriteFormat changes FORMAT, if f does. The caller holds upkeep.
+func (db *DB) rewriteFormat(f func(*folderFormat) error) error {
+	have, found, err := readFormat(db.cfg.FS, db.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("store: %s is gone from %s: restore it from a backup", formatFile, db.cfg.Dir)
+	}
+	was := *have
+	if err := f(have); err != nil {
+		return err
+	}
+	if *have != was {
+		err = writeFormat(db.cfg.FS, db.cfg.Dir, *have)
+	}
+	if err == nil {
+		db.identity.Store(&Identity{have.Cluster, have.Node, cmp.Or(have.NodeID, LoneNode), have.Shards})
+	}
+	return err
 }
 
 // check refuses a folder of another time, cluster or node, and says what to do about it.
@@ -73,11 +139,18 @@ func (f *folderFormat) check(dir string, want Identity) error {
 			dir, f.Version, FormatVersion)
 	case f.Version < 1 || f.Shards < 1:
 		return fmt.Errorf("store: %s in %s is damaged (version %d, %d shards): restore it from a backup", formatFile, dir, f.Version, f.Shards)
+	case want.Cluster != "" && f.Cluster == "":
+		return fmt.Errorf("store: %s belongs to no cluster, it was made by a node that is alone: start that node without joining, so that others join it, or name an empty folder",
+			dir)
 	case want.Cluster != "" && f.Cluster != want.Cluster:
-		return fmt.Errorf("store: %s belongs to cluster %q, this node to %q: correct the cluster's name, or name another folder", dir, f.Cluster, want.Cluster)
+		return fmt.Errorf("store: %s belongs to cluster %q, this node to %q: correct the cluster's name, or name another folder; data of two clusters cannot be joined",
+			dir, f.Cluster, want.Cluster)
 	case want.Node != "" && f.Node != want.Node:
 		return fmt.Errorf("store: %s belongs to node %q, this is %q: correct the node's name, or name another folder; two nodes must never share one",
 			dir, f.Node, want.Node)
+	case want.NodeID != 0 && cmp.Or(f.NodeID, LoneNode) != want.NodeID:
+		return fmt.Errorf("store: %s belongs to node id %s, this is %s: a folder keeps its id for life; start the node with the folder it had, or name an empty one for a new node",
+			dir, cmp.Or(f.NodeID, LoneNode), want.NodeID)
 	case want.Shards != 0 && f.Shards != want.Shards:
 		return fmt.Errorf("store: %s has %d shards, the configuration says %d: shards are fixed when a cluster is first started; configure %d",
 			dir, f.Shards, want.Shards, f.Shards)

@@ -28,7 +28,7 @@ func TestFolderIsRefused(t *testing.T) {
 		id                     Identity
 	}{
 		{name: "foreign", file: "photos.zip", text: "x", want: "not dunlin's: name an empty or new folder"},
-		{name: "newer", file: formatFile, text: `{"is":"dunlin data folder","version":2,"cluster":"c","node":"n","shards":4}`, want: "start the newer dunlin"},
+		{name: "newer", file: formatFile, text: `{"is":"dunlin data folder","version":3,"cluster":"c","node":"n","shards":4}`, want: "start the newer dunlin"},
 		{name: "cluster", file: formatFile, text: `{"is":"dunlin data folder","version":1,"cluster":"other","node":"n","shards":4}`, want: `belongs to cluster "other", this node to "c"`},
 		{name: "node", file: formatFile, text: `{"is":"dunlin data folder","version":1,"cluster":"c","node":"m","shards":4}`, want: "two nodes must never share one"},
 		{name: "shards", file: formatFile, text: `{"is":"dunlin data folder","version":1,"cluster":"c","node":"n","shards":8}`, want: "configure 8"},
@@ -70,7 +70,7 @@ func TestFolderKeepsItsIdentity(t *testing.T) {
 	}
 	c.Identity = Identity{} // whatever it is
 	db = openTest(t, c)
-	if got, want := db.Identity(), (Identity{Cluster: "c", Node: "n", Shards: 4}); got != want {
+	if got, want := db.Identity(), (Identity{Cluster: "c", Node: "n", NodeID: LoneNode, Shards: 4}); got != want {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
 }

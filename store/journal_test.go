@@ -33,7 +33,7 @@ func feed(ctx context.Context, db *DB, rng *rand.Rand, all []dunlin.Committed, p
 				return err
 			}
 		}
-		for sh := range db.identity.Shards {
+		for sh := range db.shards {
 			if rng.IntN(4) == 0 {
 				if err := db.Log().Truncate(dunlin.ShardID(sh), db.State().Durable(dunlin.ShardID(sh))); err != nil {
 					return err

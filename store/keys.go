@@ -30,6 +30,10 @@ const (
 	logHard  byte = 0x01 // → the shard's hard state
 	logTrunc byte = 0x02 // → index and term of the last entry that was dropped
 	logEntry byte = 0x03 // index → term, type, data
+
+	logInstall byte = 0x04 // → the snapshot that is being installed; gone once it is
+	logDestroy byte = 0x05 // → nothing: the replica is being destroyed
+	logTomb    byte = 0x06 // → what Destroy keeps of a replica
 )
 
 const keyHead = 3 // shard and table

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type logSpan struct {
 	first, last uint64
 	truncTerm   uint64 // of entry first−1
 	lastTerm    uint64
+	hard        bool // there is a hard state
 	seen        bool // scratch: in Log.write.dirty
 }
 
@@ -83,6 +85,9 @@ func (l *Log) loadSpan(shard dunlin.ShardID) (logSpan, error) {
 		}
 		span.first = binary.BigEndian.Uint64(v) + 1
 		span.truncTerm = binary.BigEndian.Uint64(v[8:])
+	}
+	if _, span.hard, err = get(l.eng, appendHead(nil, shard, logHard)); err != nil {
+		return span, err
 	}
 	span.last, span.lastTerm = span.first-1, span.truncTerm
 	head := appendHead(nil, shard, logEntry)
@@ -171,6 +176,7 @@ func (l *Log) Append(rows []dunlin.LogRow, sync bool) error {
 func (l *Log) put(r *dunlin.LogRow) error {
 	w := &l.write
 	if r.Hard != nil {
+		l.touch(r.Shard).hard = true
 		w.key = appendHead(w.key[:0], r.Shard, logHard)
 		return w.batch.Set(w.key, r.Hard, nil)
 	}
@@ -355,3 +361,61 @@ func (l *Log) Truncate(shard dunlin.ShardID, upTo uint64) error {
 
 // Bytes returns the bytes of entries appended since the log was opened.
 func (l *Log) Bytes() int64 { return l.bytes.Load() }
+
+// mark writes a row of a shard beside its log, with a sync.
+func (l *Log) mark(shard dunlin.ShardID, kind byte, value []byte) error {
+	return l.change(shard, func(b *pebble.Batch, _ *logSpan) error {
+		return b.Set(appendHead(nil, shard, kind), value, nil)
+	})
+}
+
+// unmark removes a row that mark wrote.
+func (l *Log) unmark(shard dunlin.ShardID, kind byte) error {
+	return l.change(shard, func(b *pebble.Batch, _ *logSpan) error {
+		return b.Delete(appendHead(nil, shard, kind), nil)
+	})
+}
+
+// restart empties the shard's log so that it begins behind a snapshot's entry, and takes the install's marker away.
+func (l *Log) restart(meta *dunlin.SnapshotMeta, hard []byte) error {
+	return l.change(meta.Shard, func(b *pebble.Batch, span *logSpan) error {
+		head := appendHead(nil, meta.Shard, logEntry)
+		errs := []error{b.DeleteRange(head, after(head), nil), b.Delete(appendHead(nil, meta.Shard, logInstall), nil)}
+		at := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, meta.Index), meta.Term)
+		errs = append(errs, b.Set(appendHead(nil, meta.Shard, logTrunc), at, nil))
+		if hard != nil {
+			errs = append(errs, b.Set(appendHead(nil, meta.Shard, logHard), hard, nil))
+		}
+		*span = logSpan{first: meta.Index + 1, last: meta.Index, truncTerm: meta.Term, lastTerm: meta.Term, hard: span.hard || hard != nil, seen: true}
+		return errors.Join(errs...)
+	})
+}
+
+// destroy removes all rows of the shard, and leaves a tombstone and a marker.
+func (l *Log) destroy(shard dunlin.ShardID, tomb []byte) error {
+	return l.change(shard, func(b *pebble.Batch, span *logSpan) error {
+		all := shardSpan(shard)
+		*span = logSpan{first: 1, seen: true}
+		return errors.Join(b.DeleteRange(all.Start, all.End, nil), b.Set(appendHead(nil, shard, logDestroy), nil, nil),
+			b.Set(appendHead(nil, shard, logTomb), tomb, nil))
+	})
+}
+
+// change commits what f does to a shard in one batch, with a sync.
+func (l *Log) change(shard dunlin.ShardID, f func(*pebble.Batch, *logSpan) error) error {
+	w := &l.write
+	w.Lock()
+	defer w.Unlock()
+	if err := l.eng.die.failed(); err != nil {
+		return fmt.Errorf("log of shard %d: %w", shard, err)
+	}
+	defer l.abandon()
+	if err := f(w.batch, l.touch(shard)); err != nil {
+		return fmt.Errorf("log of shard %d: %w", shard, err)
+	}
+	if err := l.eng.commit(w.batch, pebble.Sync); err != nil {
+		return err
+	}
+	l.publish()
+	return nil
+}

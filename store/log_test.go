@@ -50,7 +50,11 @@ func TestLogScripts(t *testing.T) {
 				var shard, to int
 				d.ScanArgs(t, "shard", &shard)
 				d.ScanArgs(t, "to", &to)
-				err := db.State().Apply([]dunlin.Committed{{Shard: dunlin.ShardID(shard), Index: uint64(to)}})
+				var batch []dunlin.Committed
+				for i := db.State().Applied(dunlin.ShardID(shard)) + 1; i <= uint64(to); i++ {
+					batch = append(batch, dunlin.Committed{Shard: dunlin.ShardID(shard), Index: i})
+				}
+				err := db.State().Apply(batch)
 				if err = errors.Join(err, db.Sync(t.Context())); err != nil {
 					t.Fatal(err)
 				}

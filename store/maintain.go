@@ -22,6 +22,8 @@ const archiveBatchBytes = 4 << 20
 func (db *DB) Run(ctx context.Context) error {
 	tick := time.NewTicker(retainEvery)
 	defer tick.Stop()
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
 	for {
 		var err error
 		select {
@@ -31,6 +33,8 @@ func (db *DB) Run(ctx context.Context) error {
 			return db.die.err
 		case <-db.grown:
 			err = db.Maintain(ctx)
+		case <-sweep.C:
+			db.sweep()
 		case <-tick.C:
 			err = cmp.Or(db.Maintain(ctx), db.Retain(ctx))
 		}

@@ -11,6 +11,9 @@ type metrics struct {
 	all     []prometheus.Collector
 	entries prometheus.Counter
 	records prometheus.Counter
+	exports prometheus.Counter
+	out, in prometheus.Counter
+	whole   prometheus.Counter
 }
 
 func newMetrics(db *DB, reg prometheus.Registerer) *metrics {
@@ -20,6 +23,17 @@ func newMetrics(db *DB, reg prometheus.Registerer) *metrics {
 	m := &metrics{reg: reg}
 	m.entries = m.counter("dunlin_store_entries_applied_total", "Raft entries applied to the state.")
 	m.records = m.counter("dunlin_store_records_applied_total", "Records of devices and plugins written to history.")
+	m.exports = m.counter("dunlin_store_snapshots_exported_total", "Snapshots of shards opened for other nodes.")
+	m.whole = m.counter("dunlin_store_snapshots_installed_total", "Snapshots of shards installed.")
+	m.out = m.counter("dunlin_store_snapshot_sent_bytes_total", "Bytes of chunks of snapshots made for other nodes.")
+	m.in = m.counter("dunlin_store_snapshot_received_bytes_total", "Bytes of chunks of snapshots taken from other nodes.")
+	m.gauge("dunlin_store_disk_free_bytes", "Bytes free on the disk of the data folder.", nil, func() float64 {
+		d, err := db.cfg.FS.GetDiskUsage(db.cfg.Dir)
+		if err != nil {
+			return 0
+		}
+		return float64(d.AvailBytes)
+	})
 	m.gauge("dunlin_store_archive_bytes", "Bytes of archived entries.", nil, func() float64 { return float64(db.archive.total.Load()) })
 	m.gauge("dunlin_store_tail_bytes", "Bytes of entries kept in memory for followers.", nil, func() float64 { return float64(db.journal.tailBytes()) })
 	for i, name := range []string{"log", "state"} {
@@ -95,4 +109,28 @@ func (m *metrics) close() {
 		m.reg.Unregister(c)
 	}
 	m.all = nil
+}
+
+func (m *metrics) exported() {
+	if m != nil {
+		m.exports.Inc()
+	}
+}
+
+func (m *metrics) installed() {
+	if m != nil {
+		m.whole.Inc()
+	}
+}
+
+func (m *metrics) sent(bytes int) {
+	if m != nil {
+		m.out.Add(float64(bytes))
+	}
+}
+
+func (m *metrics) received(bytes int) {
+	if m != nil {
+		m.in.Add(float64(bytes))
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -16,13 +17,15 @@ import (
 
 // State is what applying the log makes: one engine for all shards. One goroutine applies at a time; any may read.
 type State struct {
-	eng     engine
-	shards  int
-	shardOf func(dunlin.DeviceKey) dunlin.ShardID // nil: unknown
-	applied []atomic.Uint64                       // in memory; published after the batch is committed
-	durable []atomic.Uint64                       // on disk
-	cut     []atomic.Uint64                       // on disk, and in the archive if there is one
-	confs   struct {
+	eng       engine
+	shards    int
+	shardOf   func(dunlin.DeviceKey) dunlin.ShardID // nil: unknown
+	clock     func() dunlin.Time                    // as Config's, and so is the next
+	retention func(dunlin.Tenant, dunlin.DomainID) time.Duration
+	applied   []atomic.Uint64 // in memory; published after the batch is committed
+	durable   []atomic.Uint64 // on disk
+	cut       []atomic.Uint64 // on disk, and in the archive if there is one
+	confs     struct {
 		sync.RWMutex
 		of [][]byte
 	}

@@ -7,9 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -48,6 +50,8 @@ type Config struct {
 	TailBytes    int           // of entries in memory for followers of the journal; default 8 MiB
 
 	DeadLetterBytes int64 // of all dead letters; default 64 MiB
+
+	Planted Planted // for tests: promises to break; the zero value breaks none
 
 	Clock   func() dunlin.Time    // nil: real
 	Log     *slog.Logger          // nil: none
@@ -91,7 +95,8 @@ func (c *Config) setDefaults() error {
 // DB is an open data folder.
 type DB struct {
 	cfg      Config
-	identity Identity
+	identity atomic.Pointer[Identity] // never nil once open
+	shards   int
 	die      *fatal
 	lock     io.Closer
 	engines  []*pebble.DB
@@ -100,6 +105,8 @@ type DB struct {
 	archive  *archive
 	journal  *Journal
 	metrics  *metrics
+	snaps    snapshots
+	tables   sstable.WriterOptions // of what an incoming snapshot is written to
 
 	grown  chan struct{} // size 1: the log has grown by what a step of Maintain is worth
 	poked  int64         // Log.Bytes when grown was last sent to; the log's writer's
@@ -114,6 +121,7 @@ func Open(c Config) (db *DB, err error) {
 		return nil, err
 	}
 	db = &DB{cfg: c, die: newFatal(c.Fatal), grown: make(chan struct{}, 1)}
+	db.snaps.exports, db.snaps.incoming = make(map[string]*export), make(map[dunlin.ShardID]*incoming)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.Close())
@@ -135,9 +143,12 @@ func Open(c Config) (db *DB, err error) {
 			want.Shards = have.Shards
 		}
 	}
-	if db.identity, err = claimFolder(c.FS, c.Dir, want); err != nil {
+	id, err := claimFolder(c.FS, c.Dir, want)
+	if err != nil {
 		return db, err
 	}
+	db.identity.Store(&id)
+	db.shards = id.Shards
 	return db, db.open()
 }
 
@@ -158,18 +169,26 @@ func (db *DB) open() error {
 	if err != nil {
 		return err
 	}
-	state, err := db.engine("state", c.stateOptions(db.die, cache))
+	stateOptions := c.stateOptions(db.die, cache)
+	state, err := db.engine("state", stateOptions)
 	if err != nil {
 		return err
 	}
-	if db.log, err = openLog(log, db.identity.Shards, db.grew); err != nil {
+	db.tables = stateOptions.MakeWriterOptions(len(stateOptions.Levels)-1, state.TableFormat())
+	if db.snaps.pack, err = newChunker(); err != nil {
+		return err
+	}
+	if db.log, err = openLog(log, db.shards, db.grew); err != nil {
 		return fmt.Errorf("store: open log: %w", err)
 	}
-	if db.state, err = openState(state, db.identity.Shards); err != nil {
+	if err := db.recover(state); err != nil {
+		return fmt.Errorf("store: recover: %w", err)
+	}
+	if db.state, err = openState(state, db.shards); err != nil {
 		return fmt.Errorf("store: open state: %w", err)
 	}
-	db.state.shardOf = c.ShardOf
-	for i := range db.identity.Shards {
+	db.state.shardOf, db.state.clock, db.state.retention = c.ShardOf, c.Clock, c.Retention
+	for i := range db.shards {
 		first, applied := db.log.span(dunlin.ShardID(i)).first, db.state.applied[i].Load()
 		if applied+1 < first {
 			return fmt.Errorf("store: shard %d in %s was applied up to %d, but its log begins at %d: the folder's state was replaced or damaged; restore the whole folder, or start the node with an empty one",
@@ -230,6 +249,10 @@ func (db *DB) committed(entries []appliedEntry) {
 func (db *DB) Close() error {
 	var errs []error
 	db.metrics.close()
+	db.closeExports(func(*export) bool { return true })
+	for _, in := range db.snaps.incoming {
+		errs = append(errs, db.closeIncoming(in))
+	}
 	if db.die.failed() == nil {
 		for _, e := range db.engines {
 			errs = append(errs, e.Close())
@@ -247,7 +270,7 @@ func (db *DB) Close() error {
 }
 
 // Identity returns whose data the folder holds.
-func (db *DB) Identity() Identity { return db.identity }
+func (db *DB) Identity() Identity { return *db.identity.Load() }
 
 // Log returns the Raft log.
 func (db *DB) Log() *Log { return db.log }
