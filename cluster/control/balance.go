@@ -129,25 +129,10 @@ func (s *step) requests() []want {
 func (s *step) hurryLeads() {
 	for i := range s.v.Shards {
 		sh := &s.v.Shards[i]
-		if push := s.push(sh.Owner); push != pushNone && s.fresh(sh) && sh.Conf.settled() && !s.acted(sh.ID) {
+		if push := s.push(sh.Owner); push != pushNone && s.fresh(sh) && sh.Conf.settled() {
 			s.handOver(sh, push-1, s.pushWhy(sh.Owner))
 		}
 	}
-}
-
-// acted reports whether the step has an action for the shard.
-func (s *step) acted(sh dunlin.ShardID) bool {
-	return slices.ContainsFunc(s.actions, func(a Action) bool {
-		switch a := a.(type) {
-		case *WritePlacement:
-			return a.Row.Shard == sh
-		case *Change:
-			return a.Shard == sh
-		case *Transfer:
-			return a.Shard == sh
-		}
-		return false
-	})
 }
 
 // balanceLeads hands shards from those that own many to those that own few, a few at a time, once they are too far apart.

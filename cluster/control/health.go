@@ -182,10 +182,10 @@ func (h *health) problems() {
 		switch {
 		case n == 0:
 		case m.State == dunlin.MemberDraining && m.Alive:
-			h.say("%s drains, and keeps %d replicas, because no other member can take them: its shards are owned elsewhere, so it may be "+
+			h.say("%s drains, and keeps its replicas (%d), because no other member can take them: its shards are owned elsewhere, so it may be "+
 				"restarted; add a member to empty it", m.Name, n)
 		case m.State == dunlin.MemberLeaving:
-			h.say("%s leaves, and nobody can take its %d replicas: add a member", m.Name, n)
+			h.say("%s leaves, and nobody can take its replicas (%d): add a member", m.Name, n)
 		}
 	}
 	for _, m := range h.usable {
@@ -209,7 +209,9 @@ func (h *health) deadMembers() {
 		case d < h.lim.Grace && m.State == dunlin.MemberActive:
 			h.say("%s is down for %s: start it again; in %s its replicas are made anew elsewhere", m.Name, span(d), span(h.lim.Grace-d))
 		case n > 0:
-			h.say("%s is down for %s, and nobody can take its %d replicas: start it again, or add a member", m.Name, span(d), n)
+			h.say("%s is down for %s, and nobody can take its replicas (%d): start it again, or add a member", m.Name, span(d), n)
+		case len(h.lost) > 0:
+			h.say("%s is down for %s: start it again", m.Name, span(d))
 		default:
 			h.say("%s is down for %s: start it again, or let it go with `dunlin cluster leave %s`", m.Name, span(d), m.Name)
 		}

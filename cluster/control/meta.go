@@ -12,6 +12,10 @@ import (
 // leftRest is how long the meta shard still feeds a member that has left, so that it learns of it.
 const leftRest = 10 * time.Second
 
+// endRest is how long a member must have had nothing before its membership ends: a promotion in the meta shard that is still
+// under way would otherwise make a voter of one that has left.
+const endRest = 15 * time.Second
+
 // meta does the meta shard's next step. Every member has a replica of it, as a learner if it is no voter, so that domains,
 // plugins, credentials and placement are known everywhere: learners are where new voters come from, and nobody waits for
 // the others.
@@ -126,13 +130,20 @@ func (s *step) endMembers() {
 	}
 	for _, m := range s.all {
 		if m.State == dunlin.MemberLeft || m.State != dunlin.MemberLeaving && s.replaced[m.ID] == 0 {
+			delete(s.c.ending, m.ID)
 			continue
 		}
 		has := slices.ContainsFunc(s.v.Shards, func(sh Shard) bool {
 			voter := slices.Contains(sh.Row.Voters, m.ID) || slices.Contains(sh.Conf.Voters, m.ID)
 			return sh.Row.Epoch == 0 || voter || sh.ID != dunlin.MetaShard && (sh.Row.Names(m.ID) || slices.Contains(sh.Conf.Learners, m.ID))
 		})
-		if !has {
+		since, ok := s.c.ending[m.ID]
+		switch {
+		case has:
+			delete(s.c.ending, m.ID)
+		case !ok:
+			s.c.ending[m.ID] = s.v.Now
+		case s.v.Now.Sub(since) >= endRest:
 			s.actions = append(s.actions, &SetMemberState{Member: m.ID, State: dunlin.MemberLeft,
 				Reason: s.pushWhy(m.ID) + ", and has no replica any more"})
 		}

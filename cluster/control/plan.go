@@ -20,6 +20,7 @@ type Controller struct {
 	handed   map[dunlin.ShardID]dunlin.Time
 	lastHand dunlin.Time
 	left     map[dunlin.NodeID]dunlin.Time // since when it is seen as left
+	ending   map[dunlin.NodeID]dunlin.Time // since when it is seen with nothing but a learner of the meta shard
 }
 
 // place is a replica's: a shard at a member.
@@ -37,7 +38,7 @@ type standing struct {
 // New returns a controller that remembers nothing.
 func New(l Limits) *Controller {
 	return &Controller{lim: l.withDefaults(), learners: map[place]standing{}, avoid: map[place]dunlin.Time{},
-		handed: map[dunlin.ShardID]dunlin.Time{}, left: map[dunlin.NodeID]dunlin.Time{}}
+		handed: map[dunlin.ShardID]dunlin.Time{}, left: map[dunlin.NodeID]dunlin.Time{}, ending: map[dunlin.NodeID]dunlin.Time{}}
 }
 
 // step is the making of one plan.
@@ -45,7 +46,8 @@ type step struct {
 	*roster
 	c       *Controller
 	actions []Action
-	busy    map[dunlin.ShardID]bool // has its action, or is in motion
+	acted   map[dunlin.ShardID]bool // has its action
+	busy    map[dunlin.ShardID]bool // likewise, or is in motion
 	whole   bool                    // nothing is to be repaired, grown or emptied
 
 	replicas map[dunlin.NodeID]int // as they will be once what is in motion has arrived; without the meta shard
@@ -56,16 +58,17 @@ type step struct {
 
 // Step returns what is to be done next, the same for the same view and memory. At rest it is nothing.
 func (c *Controller) Step(v *View) []Action {
-	s := &step{roster: newRoster(v, &c.lim), c: c, busy: map[dunlin.ShardID]bool{}, whole: true,
-		replicas: map[dunlin.NodeID]int{}, bytes: map[dunlin.NodeID]int64{}, leads: map[dunlin.NodeID]int{}}
+	s := &step{roster: newRoster(v, &c.lim), c: c, acted: map[dunlin.ShardID]bool{}, busy: map[dunlin.ShardID]bool{},
+		whole: true, replicas: map[dunlin.NodeID]int{}, bytes: map[dunlin.NodeID]int64{}, leads: map[dunlin.NodeID]int{}}
 	s.budget = newBudget(&c.lim)
 	c.watch(s)
 	for i := range v.Shards {
 		s.count(&v.Shards[i])
 	}
+	s.hurryLeads()
 	var wants []want
 	for i := range v.Shards {
-		if sh := &v.Shards[i]; s.ready(sh) {
+		if sh := &v.Shards[i]; !s.acted[sh.ID] && s.ready(sh) {
 			if w := s.shard(sh); w != nil {
 				wants = append(wants, *w)
 				s.whole = false
@@ -80,7 +83,6 @@ func (c *Controller) Step(v *View) []Action {
 	if s.whole {
 		s.balance()
 	}
-	s.hurryLeads()
 	s.balanceLeads()
 	s.endMembers()
 	return s.actions
@@ -214,7 +216,7 @@ func (s *step) write(sh *Shard, p Placement, why string) {
 
 // do takes an action for a shard, its only one in this step.
 func (s *step) do(sh *Shard, a Action) {
-	s.busy[sh.ID] = true
+	s.busy[sh.ID], s.acted[sh.ID] = true, true
 	s.actions = append(s.actions, a)
 }
 

@@ -29,7 +29,7 @@ func newRoster(v *View, l *Limits) *roster {
 	slices.SortFunc(r.all, func(a, b *Member) int { return cmp.Compare(a.ID, b.ID) })
 	newest := map[string]*Member{}
 	for _, m := range r.all {
-		if was := newest[m.Name]; m.State != dunlin.MemberLeft && (was == nil || m.Joined >= was.Joined) {
+		if was := newest[m.Name]; was == nil || m.Joined >= was.Joined { // one that has left replaces the earlier, too
 			newest[m.Name] = m
 		}
 	}
@@ -53,7 +53,7 @@ func (r *roster) name(id dunlin.NodeID) string {
 		return id.String()
 	}
 	if r.replaced[id] != 0 {
-		return m.Name + " (" + id.String() + ", wiped)"
+		return "the old " + m.Name
 	}
 	return m.Name
 }
@@ -113,7 +113,7 @@ func (r *roster) pushWhy(id dunlin.NodeID) string {
 	switch r.push(id) {
 	case pushGone:
 		if by := r.replaced[id]; by != 0 {
-			return r.name(id) + " came back empty as " + by.String()
+			return r.name(by) + " came back with an empty folder"
 		}
 		return r.name(id) + " is gone"
 	case pushLeave:

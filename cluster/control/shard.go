@@ -40,10 +40,8 @@ func (s *step) advance(sh *Shard, mv *Move) {
 	case voter:
 		s.write(sh, Placement{Voters: sh.Conf.Voters}, "replica on "+s.name(mv.To)+" is there: "+mv.Why)
 	case reason != "" && learner:
-		s.c.avoid[place{sh.ID, mv.To}] = s.v.Now.Add(s.lim.Avoid)
 		s.change(sh, "replica on "+s.name(mv.To)+" is given up: "+reason, ReplicaChange{mv.To, RemoveReplica})
 	case reason != "":
-		s.c.avoid[place{sh.ID, mv.To}] = s.v.Now.Add(s.lim.Avoid)
 		s.write(sh, Placement{Voters: sh.Conf.Voters}, "replica on "+s.name(mv.To)+" is given up: "+reason)
 	case !learner:
 		s.change(sh, s.moveText(sh.ID, mv.From, mv.To)+": "+mv.Why, ReplicaChange{mv.To, AddLearner})
@@ -62,6 +60,7 @@ func (s *step) hopeless(sh *Shard, id dunlin.NodeID) string {
 	}
 	if st, ok := s.c.learners[place{sh.ID, id}]; ok && !s.caughtUp(sh, id) {
 		if d := s.v.Now.Sub(st.at); d >= s.lim.Patience {
+			s.c.avoid[place{sh.ID, id}] = s.v.Now.Add(s.lim.Avoid) // it looks fit: it would be chosen again
 			return "it has not come on for " + span(d)
 		}
 	}

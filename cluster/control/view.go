@@ -122,7 +122,8 @@ type WritePlacement struct {
 	Reason string
 }
 
-// Change asks the shard's owner for a membership change, all of Replicas in one.
+// Change asks the shard's owner for a membership change, all of Replicas in one. The owner refuses it in another term, for
+// another replica set, and if it has not heard lately of a replica that becomes a voter: the step may have been late.
 type Change struct {
 	Shard    dunlin.ShardID
 	Owner    dunlin.NodeID
