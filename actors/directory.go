@@ -227,21 +227,34 @@ func (d *Directory) Owned(shard dunlin.ShardID) (term uint64, ok bool) {
 // Ingest implements dunlin.Ingestor. With an Elsewhere, uplinks of shards that this node does not own go there.
 func (d *Directory) Ingest(first *dunlin.Uplink) {
 	d.entering.Add(1)
-	n := int64(0)
+	n, passed := int64(0), false
 	for u := first; u != nil; {
 		next := u.Next // from here on u may be answered, and reused, at any time
-		if d.admit(u) {
+		switch d.admit(u) {
+		case posted:
 			n++
+		case passedOn:
+			passed = true
 		}
 		u = next
 	}
 	if n > 0 {
 		d.beat.posted(n)
 	}
+	if passed {
+		(*d.elsewhere.Load()).Flush()
+	}
 	d.entering.Add(-1)
 }
 
-func (d *Directory) admit(u *dunlin.Uplink) bool {
+// What admit did with an uplink.
+const (
+	answered = iota
+	posted
+	passedOn
+)
+
+func (d *Directory) admit(u *dunlin.Uplink) int {
 	s := &d.shards[d.cfg.ShardOf(u.DeviceKey)]
 	var err error
 	switch {
@@ -249,18 +262,18 @@ func (d *Directory) admit(u *dunlin.Uplink) bool {
 		err = errClosing
 	case !s.open.Load():
 		if d.pass(s.id, u, false) {
-			return false
+			return passedOn
 		}
 		err = errNotOwner
 	case !s.box.reserve(cost(u), int64(d.cfg.MailboxEvents), d.cfg.MailboxBytes):
 		err = errMailbox
 	default:
 		s.box.post(u)
-		return true
+		return posted
 	}
 	u.Next = nil
 	d.tell(u, refusal(err))
-	return false
+	return answered
 }
 
 // Elsewhere is where uplinks and questions go whose shard this node does not own: *router.Router.
@@ -268,6 +281,8 @@ type Elsewhere interface {
 	// Take takes an uplink over, with the duty to have its Waiter told, or returns false: then it is refused. tried says that
 	// it was proposed here and may be committed all the same. It must not block.
 	Take(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool
+	// Flush tells that no more is coming together with what Take took over. It must not block.
+	Flush()
 	// AskTwin has answer called exactly once, from any goroutine, with the device's committed twin.
 	AskTwin(key dunlin.DeviceKey, answer func(*dunlin.Twin, error))
 }

@@ -55,6 +55,7 @@ type shard struct {
 	}
 	recheck bool // the store may show timers again that are in flight
 	stalled bool // the backlog waits for turns to come back
+	passed  bool // uplinks went elsewhere, which is to be told
 	counted int  // cells, as last told
 
 	freedEvents, freedBytes int64 // reservations to give back
@@ -290,6 +291,7 @@ func (s *shard) answer(u *dunlin.Uplink, r dunlin.Receipt) {
 	s.freedEvents++
 	s.freedBytes += cost(u)
 	if r.Err != nil && errors.Is(r.Err, dunlin.ErrNotOwner) && s.dir.pass(s.id, u, r.Err != errNotOwner) {
+		s.passed = true
 		return
 	}
 	s.dir.tell(u, r)
@@ -324,6 +326,10 @@ func (s *shard) giveBack() {
 	s.box.bytes.Add(-s.freedBytes)
 	s.box.events.Add(-s.freedEvents)
 	s.freedEvents, s.freedBytes = 0, 0
+	if s.passed {
+		s.passed = false
+		(*s.dir.elsewhere.Load()).Flush()
+	}
 	if s.dir.closing.Load() {
 		select {
 		case s.dir.drained <- struct{}{}:

@@ -94,8 +94,21 @@ func (r *Registry) DeleteDevice(ctx context.Context, key dunlin.DeviceKey, ifRev
 	return nil
 }
 
-// Devices implements dunlin.Registrar: a merge of what the shards have, each read in small pieces.
+// Devices implements dunlin.Registrar. It knows what this node's replicas have; router.Router asks the others, too.
 func (r *Registry) Devices(ctx context.Context, q dunlin.DevicesQuery) (*dunlin.DevicesPage, error) {
+	return r.DevicesIn(ctx, r.allShards(), q)
+}
+
+func (r *Registry) allShards() []dunlin.ShardID {
+	all := make([]dunlin.ShardID, r.cfg.Shards)
+	for i := range all {
+		all[i] = dunlin.ShardID(i)
+	}
+	return all
+}
+
+// DevicesIn lists devices of some shards: a merge of what they have, each read in small pieces.
+func (r *Registry) DevicesIn(ctx context.Context, shards []dunlin.ShardID, q dunlin.DevicesQuery) (*dunlin.DevicesPage, error) {
 	q.Tenant = tenant(q.Tenant)
 	if q.Limit == 0 {
 		q.Limit = 100
@@ -108,10 +121,10 @@ func (r *Registry) Devices(ctx context.Context, q dunlin.DevicesQuery) (*dunlin.
 		return nil, invalid("cursor %q", q.Cursor)
 	}
 	piece := q
-	piece.Limit = 2*q.Limit/r.cfg.Shards + 4
-	heads := make([]shardDevices, r.cfg.Shards)
-	for i := range heads {
-		heads[i] = shardDevices{r: r, shard: dunlin.ShardID(i), q: piece, after: after}
+	piece.Limit = 2*q.Limit/max(len(shards), 1) + 4
+	heads := make([]shardDevices, len(shards))
+	for i, sh := range shards {
+		heads[i] = shardDevices{r: r, shard: sh, q: piece, after: after}
 	}
 	page := &dunlin.DevicesPage{}
 	for {

@@ -157,11 +157,15 @@ func checkDomain(d *dunlin.Domain) error {
 }
 
 // DeleteDomain implements dunlin.Registrar. From when it looks for devices until it is done, none is put into the domain
-// here; one that is registering itself at the very moment may be left without: it keeps its readings, and runs no plugin.
+// here; one that is registering itself at the very moment, or is put on another node, may be left without: it keeps its
+// readings, and runs no plugin.
 func (r *Registry) DeleteDomain(ctx context.Context, t dunlin.Tenant, id dunlin.DomainID, ifRevision uint64) error {
 	n := name{tenant(t), string(id)}
 	r.leaving(n, true)
 	defer r.leaving(n, false)
+	if err := r.noDevices(ctx, n); err != nil {
+		return fmt.Errorf("delete domain %s: %w", id, err)
+	}
 	err := r.update(ctx, dunlin.TableDomains, n.key(), func(_ dunlin.Time, old []byte) ([]byte, error) {
 		var was dunlin.Domain
 		if old == nil {
@@ -183,6 +187,26 @@ func (r *Registry) DeleteDomain(ctx context.Context, t dunlin.Tenant, id dunlin.
 	})
 	if err != nil {
 		return fmt.Errorf("delete domain %s: %w", id, err)
+	}
+	return nil
+}
+
+// noDevices asks the fleet whether a device belongs to the domain; what shards here say is looked at once more when the change
+// is made.
+func (r *Registry) noDevices(ctx context.Context, n name) error {
+	f := r.fleet.Load()
+	if f == nil || r.view.Load().domains[n] == nil {
+		return nil
+	}
+	page, err := (*f).Devices(dunlin.WithReadLevel(ctx, dunlin.ReadLevel{}), dunlin.DevicesQuery{Tenant: n.tenant, Domain: dunlin.DomainID(n.name), Limit: 1})
+	switch {
+	case err != nil:
+		return err
+	case len(page.Devices) > 0:
+		return fmt.Errorf("%w: device %s belongs to domain %s", dunlin.ErrConflict, page.Devices[0].ID, n.name)
+	case len(page.Missing) > 0:
+		return fmt.Errorf("%w: shard %d does not answer, which may have devices of domain %s: %s", dunlin.ErrUnavailable, page.Missing[0].Shard,
+			n.name, page.Missing[0].Reason)
 	}
 	return nil
 }

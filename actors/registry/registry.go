@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,6 +102,7 @@ type Registry struct {
 	cfg     Config
 	deps    Deps
 	updates atomic.Pointer[Updater] // nil until Attach
+	fleet   atomic.Pointer[Fleet]   // nil: all shards are here
 	view    atomic.Pointer[view]
 	open    atomic.Bool // Config.Open, or what SetOpen said since
 	auth    *gate
@@ -162,18 +164,45 @@ func New(cfg Config, deps Deps) (*Registry, error) {
 	r.mu.changed = make(chan struct{})
 	r.mu.leaving = map[name]bool{}
 	r.view.Store(&view{domains: map[name]*dunlin.Domain{}, plugins: map[name]*dunlin.Plugin{}})
-	for _, table := range []string{dunlin.TablePlugins, dunlin.TableDomains, dunlin.TableCredentials} {
-		rows, err := deps.Rows.Rows(dunlin.MetaShard, table, "", "", 0)
-		if err != nil {
-			return nil, fmt.Errorf("load the registry: %w", err)
-		}
-		r.apply(rows)
+	if err := r.Reload(); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
 
+// OnInstalled follows a snapshot of a shard's state that replaced what was there. The node calls it before it applies entries
+// behind the snapshot.
+func (r *Registry) OnInstalled(shard dunlin.ShardID) error {
+	if shard != dunlin.MetaShard {
+		return nil
+	}
+	return r.Reload()
+}
+
+// Reload makes the copy anew from what the store has. No entry of the meta shard may be applied meanwhile.
+func (r *Registry) Reload() error {
+	var rows []dunlin.Put
+	for _, table := range []string{dunlin.TablePlugins, dunlin.TableDomains, dunlin.TableCredentials} {
+		of, err := r.deps.Rows.Rows(dunlin.MetaShard, table, "", "", 0)
+		if err != nil {
+			return fmt.Errorf("load the registry: %w", err)
+		}
+		rows = append(rows, of...)
+	}
+	r.applyTo(&view{domains: map[name]*dunlin.Domain{}, plugins: map[name]*dunlin.Plugin{}}, true, rows)
+	return nil
+}
+
 // Attach gives the registry what changes go through, once that is there (it needs Rules itself).
 func (r *Registry) Attach(u Updater) { r.updates.Store(&u) }
+
+// Fleet lists devices wherever they are: *router.Router.
+type Fleet interface {
+	Devices(ctx context.Context, q dunlin.DevicesQuery) (*dunlin.DevicesPage, error)
+}
+
+// AttachFleet gives the registry the means to look into shards that have no replica here.
+func (r *Registry) AttachFleet(f Fleet) { r.fleet.Store(&f) }
 
 // SetOpen says whether everybody may do everything. A node that finds out only after its log is replayed whether anyone
 // has a credential says so then, before it opens a door.
@@ -182,9 +211,14 @@ func (r *Registry) SetOpen(open bool) { r.open.Store(open) }
 // OnApplied follows an applied entry. The node calls it for every entry, in order within a shard, before whoever proposed
 // it is told.
 func (r *Registry) OnApplied(shard dunlin.ShardID, _ uint64, e *dunlin.Entry) {
-	if shard == dunlin.MetaShard && len(e.Puts) > 0 {
+	if shard == dunlin.MetaShard && slices.ContainsFunc(e.Puts, func(p dunlin.Put) bool { return ours(&p) }) {
 		r.apply(e.Puts)
 	}
+}
+
+// ours reports whether a row of the meta shard has a place in the copy. The controller's rows are there, too, and devices'.
+func ours(p *dunlin.Put) bool {
+	return p.Table == dunlin.TableDomains || p.Table == dunlin.TablePlugins || p.Table == dunlin.TableCredentials
 }
 
 // Changed returns a channel that is closed at the next change of a domain, plugin or credential.
@@ -214,21 +248,28 @@ func (r *Registry) Modules() []dunlin.ModuleHash {
 	return hashes
 }
 
-// apply makes rows of the meta shard part of the copy. A row that doesn't parse is left out and told: it can only come
-// from another version.
+// apply makes rows of the meta shard part of the copy.
 func (r *Registry) apply(puts []dunlin.Put) {
+	old := r.view.Load() // nobody else changes it: entries are applied one after the other
+	r.applyTo(&view{domains: maps.Clone(old.domains), plugins: maps.Clone(old.plugins)}, false, puts)
+}
+
+// applyTo makes rows part of the next copy; anew, it has nothing else. A row that doesn't parse is left out and told: it can
+// only come from another version. Rows of other tables are not the registry's.
+func (r *Registry) applyTo(next *view, anew bool, puts []dunlin.Put) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old := r.view.Load()
-	next := &view{domains: maps.Clone(old.domains), plugins: maps.Clone(old.plugins)}
-	viewed, changed := false, false
+	if anew {
+		r.mu.credentials = map[credentialKey]dunlin.Credential{}
+	}
+	viewed, changed := anew, anew
 	for i := range puts {
 		p := &puts[i]
 		tenant, rest, ok := cutKey(p.Key)
 		n := name{tenant, rest}
 		var err error
 		switch {
-		case p.Table == dunlin.TableDevices:
+		case !ours(p):
 			continue
 		case !ok:
 			err = fmt.Errorf("%w: key", dunlin.ErrInvalid)

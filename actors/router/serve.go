@@ -1,0 +1,77 @@
+package router
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// methodUplinks is the call that carries a batch of uplinks.
+const methodUplinks = "up"
+
+// arrival is a batch of another node in work: the Waiter of all its uplinks. It outlives the call if that ends first.
+type arrival struct {
+	receipts []dunlin.Receipt // by Tag
+	left     atomic.Int64
+	done     chan struct{} // closed by the last receipt
+}
+
+// Done implements dunlin.Waiter.
+func (a *arrival) Done(u *dunlin.Uplink, rec dunlin.Receipt) {
+	a.receipts[u.Tag] = rec
+	if a.left.Add(-1) == 0 {
+		close(a.done)
+	}
+}
+
+// serveUplinks works off another node's batch: the parts whose shards this node owns, in the term in which the sender believes
+// it does or a later one, go to the Directory; the others are refused as a whole, with a hint.
+func (r *Router) serveUplinks(ctx context.Context, body []byte) ([]byte, error) {
+	sections, err := decodeBatch(body, &r.names, r.cfg.Shards)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for i := range sections {
+		n += len(sections[i].uplinks)
+	}
+	a := &arrival{receipts: make([]dunlin.Receipt, n), done: make(chan struct{})}
+	answers := make([]answer, len(sections))
+	var first, last *dunlin.Uplink
+	taken := 0
+	for i := range sections {
+		s := &sections[i]
+		if term, ok := r.deps.Local.Owned(s.shard); !ok || term < s.term {
+			answers[i] = answer{refused: true}
+			if node, term, ok := r.deps.Owners.Owner(s.shard); ok {
+				answers[i].hint, answers[i].hintTerm = node, term
+			}
+			continue
+		}
+		answers[i].receipts = a.receipts[taken : taken+len(s.uplinks)]
+		for j := range s.uplinks {
+			u := &s.uplinks[j]
+			u.Flags |= dunlin.FlagForwarded
+			u.Waiter, u.Tag = a, uint64(taken)
+			taken++
+			if last == nil {
+				first = u
+			} else {
+				last.Next = u
+			}
+			last = u
+		}
+	}
+	r.met.arrived.Add(float64(taken))
+	if taken > 0 {
+		a.left.Store(int64(taken))
+		r.deps.Local.Ingest(first)
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return appendReply(make([]byte, 0, 16+8*n), answers), nil
+}
