@@ -173,9 +173,6 @@ func (r *Router) Run(ctx context.Context) error {
 	for range mailers {
 		all.Go(func() { r.answerMail(ctx) })
 	}
-	if r.deps.Modules != nil {
-		all.Go(func() { r.deps.Modules.run(ctx) })
-	}
 	defer r.stop()
 	defer all.Wait()
 	for {

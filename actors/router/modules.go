@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/dunlin-iot/dunlin"
 )
 
@@ -42,22 +44,29 @@ type Blobs interface {
 	Has(hash dunlin.ModuleHash) bool
 }
 
-// ModulesConfig says how Modules work. Log may be nil.
+// ModulesConfig says how Modules work. Self must be given.
 type ModulesConfig struct {
-	Self   dunlin.NodeID
+	Self    dunlin.NodeID
+	Log     *slog.Logger          // nil: none
+	Metrics prometheus.Registerer // nil: none
+}
+
+// ModulesDeps are what Modules work with. All must be set.
+type ModulesDeps struct {
 	Blobs  Blobs
 	Owners Owners
 	Caller Caller
-	Log    *slog.Logger
 }
 
 // Modules spreads the modules of plugins over the nodes. The log says which module runs; the module itself is too large for
 // it. So it is on a majority of the meta shard's voters before its row is proposed, and every node fetches it as soon as the
 // row is applied there: a takeover never waits for one.
 type Modules struct {
-	cfg   ModulesConfig
-	tasks chan func(context.Context) // for the workers
-	poke  chan struct{}              // one token: something is wanted
+	cfg     ModulesConfig
+	deps    ModulesDeps
+	tasks   chan func(context.Context) // for the workers
+	poke    chan struct{}              // one token: something is wanted
+	fetched prometheus.Counter
 
 	mu struct {
 		sync.Mutex
@@ -72,25 +81,35 @@ type staged struct {
 	users  int
 }
 
-// NewModules makes Modules; hand them to the Router, which runs them and serves their calls.
-func NewModules(cfg ModulesConfig) *Modules {
+// NewModules makes Modules; hand them to the Router, which serves other nodes' calls for them. What has to be fetched or
+// pushed is while Run runs.
+func NewModules(cfg ModulesConfig, deps ModulesDeps) (*Modules, error) {
+	if cfg.Self == 0 || deps.Blobs == nil || deps.Owners == nil || deps.Caller == nil {
+		return nil, fmt.Errorf("%w: modules need Self (%s) and all dependencies", dunlin.ErrInvalid, cfg.Self)
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Modules{cfg: cfg, tasks: make(chan func(context.Context), tasksMax), poke: make(chan struct{}, 1)}
+	m := &Modules{cfg: cfg, deps: deps, tasks: make(chan func(context.Context), tasksMax), poke: make(chan struct{}, 1)}
 	m.mu.staged = map[dunlin.ModuleHash]*staged{}
 	m.mu.flying = map[dunlin.ModuleHash]chan struct{}{}
-	return m
+	m.fetched = prometheus.NewCounter(prometheus.CounterOpts{Name: "dunlin_modules_fetched_total", Help: "Plugin modules that were fetched from other nodes."})
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(m.fetched); err != nil {
+			return nil, fmt.Errorf("metrics of modules: %w", err)
+		}
+	}
+	return m, nil
 }
 
 // Keep keeps a module here and on other nodes. It returns once a majority of the meta shard's voters has it on disk; the rest
 // gets it meanwhile.
 func (m *Modules) Keep(module []byte) (dunlin.ModuleHash, error) {
-	hash, err := m.cfg.Blobs.Put(module)
+	hash, err := m.deps.Blobs.Put(module)
 	if err != nil {
 		return hash, err
 	}
-	voters := m.cfg.Owners.Voters(dunlin.MetaShard)
+	voters := m.deps.Owners.Voters(dunlin.MetaShard)
 	need := len(voters)/2 + 1
 	if slices.Contains(voters, m.cfg.Self) {
 		need--
@@ -135,7 +154,7 @@ func (m *Modules) Keep(module []byte) (dunlin.ModuleHash, error) {
 
 // peers are the other nodes: voters of the meta shard first.
 func (m *Modules) peers() (nodes []dunlin.NodeID) {
-	for _, list := range [][]dunlin.NodeID{m.cfg.Owners.Voters(dunlin.MetaShard), m.cfg.Owners.Replicas(dunlin.MetaShard)} {
+	for _, list := range [][]dunlin.NodeID{m.deps.Owners.Voters(dunlin.MetaShard), m.deps.Owners.Replicas(dunlin.MetaShard)} {
 		for _, n := range list {
 			if n != m.cfg.Self && !slices.Contains(nodes, n) {
 				nodes = append(nodes, n)
@@ -148,14 +167,14 @@ func (m *Modules) peers() (nodes []dunlin.NodeID) {
 func (m *Modules) push(ctx context.Context, node dunlin.NodeID, hash dunlin.ModuleHash) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, keepMax, errSilent(node))
 	defer cancel()
-	_, err := m.cfg.Caller.Call(ctx, node, methodHave, hash[:])
+	_, err := m.deps.Caller.Call(ctx, node, methodHave, hash[:])
 	return err
 }
 
 // Get returns a module: this node's, or else another node's, which it keeps then. The error wraps dunlin.ErrNotFound if nobody
 // that answers has it.
 func (m *Modules) Get(hash dunlin.ModuleHash) ([]byte, error) {
-	module, err := m.cfg.Blobs.Get(hash)
+	module, err := m.deps.Blobs.Get(hash)
 	if err == nil || !errors.Is(err, dunlin.ErrNotFound) || len(m.peers()) == 0 {
 		return module, err
 	}
@@ -187,7 +206,7 @@ func (m *Modules) Get(hash dunlin.ModuleHash) ([]byte, error) {
 	case <-done:
 	case <-timer.C:
 	}
-	return m.cfg.Blobs.Get(hash)
+	return m.deps.Blobs.Get(hash)
 }
 
 // obtain fetches a module from whoever has it, and keeps it.
@@ -196,7 +215,7 @@ func (m *Modules) obtain(ctx context.Context, hash dunlin.ModuleHash) error {
 	for _, node := range m.peers() {
 		module, e := m.fetch(ctx, node, hash)
 		if e == nil {
-			_, e = m.cfg.Blobs.Put(module)
+			_, e = m.deps.Blobs.Put(module)
 			return e
 		}
 		if err = e; ctx.Err() != nil {
@@ -208,7 +227,7 @@ func (m *Modules) obtain(ctx context.Context, hash dunlin.ModuleHash) error {
 
 // fetch gets a module from a node, piece by piece, and checks that it is the one.
 func (m *Modules) fetch(ctx context.Context, from dunlin.NodeID, hash dunlin.ModuleHash) ([]byte, error) {
-	if module, err := m.cfg.Blobs.Get(hash); err == nil {
+	if module, err := m.deps.Blobs.Get(hash); err == nil {
 		return module, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, keepMax, errSilent(from))
@@ -216,7 +235,7 @@ func (m *Modules) fetch(ctx context.Context, from dunlin.NodeID, hash dunlin.Mod
 	var module []byte
 	for {
 		q := binary.BigEndian.AppendUint32(hash[:len(hash):len(hash)], uint32(len(module)))
-		reply, err := m.cfg.Caller.Call(ctx, from, methodGet, q)
+		reply, err := m.deps.Caller.Call(ctx, from, methodGet, q)
 		if err != nil {
 			return nil, fmt.Errorf("module %s from node %s: %w", hash, from, err)
 		}
@@ -235,6 +254,7 @@ func (m *Modules) fetch(ctx context.Context, from dunlin.NodeID, hash dunlin.Mod
 	if sha256.Sum256(module) != hash {
 		return nil, fmt.Errorf("%w: what node %s has as module %s is not that", dunlin.ErrInvalid, from, hash)
 	}
+	m.fetched.Inc()
 	return module, nil
 }
 
@@ -273,12 +293,12 @@ func (m *Modules) serve(ctx context.Context, from dunlin.NodeID, method string, 
 	rest := body[copy(hash[:], body):]
 	switch {
 	case method == methodHave && len(rest) == 0:
-		if m.cfg.Blobs.Has(hash) {
+		if m.deps.Blobs.Has(hash) {
 			return nil, nil
 		}
 		module, err := m.fetch(ctx, from, hash)
 		if err == nil {
-			_, err = m.cfg.Blobs.Put(module)
+			_, err = m.deps.Blobs.Put(module)
 		}
 		return nil, err
 	case method == methodGet && len(rest) == 4:
@@ -297,7 +317,7 @@ func (m *Modules) piece(hash dunlin.ModuleHash, at uint32) ([]byte, error) {
 		module = s.module
 	} else {
 		var err error
-		if module, err = m.cfg.Blobs.Get(hash); err != nil {
+		if module, err = m.deps.Blobs.Get(hash); err != nil {
 			return nil, err
 		}
 	}
@@ -340,8 +360,11 @@ func (m *Modules) Want(hashes ...dunlin.ModuleHash) {
 	}
 }
 
-// run works until ctx ends.
-func (m *Modules) run(ctx context.Context) {
+// Run fetches and pushes modules until ctx ends.
+func (m *Modules) Run(ctx context.Context) error {
+	if m.cfg.Metrics != nil {
+		defer m.cfg.Metrics.Unregister(m.fetched)
+	}
 	var all sync.WaitGroup
 	for range moduleWorkers {
 		all.Go(func() {
@@ -357,6 +380,7 @@ func (m *Modules) run(ctx context.Context) {
 	}
 	m.fetchWanted(ctx)
 	all.Wait()
+	return nil
 }
 
 func (m *Modules) fetchWanted(ctx context.Context) {
@@ -385,7 +409,7 @@ func (m *Modules) fetchRound(ctx context.Context) bool {
 	m.mu.Unlock()
 	got := map[dunlin.ModuleHash]bool{}
 	for _, h := range wanted {
-		if !m.cfg.Blobs.Has(h) {
+		if !m.deps.Blobs.Has(h) {
 			if err := m.obtain(ctx, h); err != nil {
 				m.cfg.Log.Info("module not fetched yet", slog.String("module", h.String()), slog.Any("error", err))
 				continue
