@@ -99,8 +99,11 @@ type Service struct {
 		sync.WaitGroup
 		closed bool
 	}
-	due  chan dueWill  // has room for dueMax; what doesn't fit is found by a sweep
-	says chan struct{} // has room for saysMax: wills that are being said
+	due    chan dueWill // has room for dueMax; what doesn't fit is found by a sweep
+	saying struct {
+		sync.Mutex
+		now map[claim]bool // at most saysMax
+	}
 
 	mine struct {
 		sync.Mutex
@@ -151,7 +154,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{cfg: cfg, deps: deps, lanes: make([]lane, cfg.Shards), due: make(chan dueWill, dueMax), says: make(chan struct{}, saysMax)}
+	s := &Service{cfg: cfg, deps: deps, lanes: make([]lane, cfg.Shards), due: make(chan dueWill, dueMax)}
+	s.saying.now = map[claim]bool{}
 	for i := range s.lanes {
 		s.lanes[i].s, s.lanes[i].shard = s, dunlin.ShardID(i)
 	}

@@ -42,19 +42,23 @@ func (s *Service) say(ctx context.Context, d dueWill) {
 	if h == nil {
 		return
 	}
-	select {
-	case s.says <- struct{}{}:
-	default:
-		return // as many as may be are under way
-	}
-	if s.spawn(func() { s.sayNow(ctx, *h, d) }) {
+	id := claim{key: d.key, epoch: d.epoch}
+	s.saying.Lock()
+	defer s.saying.Unlock()
+	if s.saying.now[id] || len(s.saying.now) >= saysMax {
 		return
 	}
-	<-s.says
+	if s.spawn(func() { s.sayNow(ctx, *h, d) }) {
+		s.saying.now[id] = true
+	}
 }
 
 func (s *Service) sayNow(ctx context.Context, h Holder, d dueWill) {
-	defer func() { <-s.says }()
+	defer func() {
+		s.saying.Lock()
+		defer s.saying.Unlock()
+		delete(s.saying.now, claim{key: d.key, epoch: d.epoch})
+	}()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.UpdateMax)
 	defer cancel()
 	if err := h.LastWord(ctx, d.key, d.epoch, d.text); err != nil {

@@ -59,7 +59,7 @@ func (g *Gateway) doChore(ctx context.Context, c *conn, s *session, ch *chore) e
 		}
 		ch.trim(s.subscribe(c, ch.granted, now, g.cfg.SubscriptionsMax), v5)
 	}
-	return nil
+	return g.keep(ctx, s, c)
 }
 
 // trim refuses what was granted beyond the first taken: the bound on subscriptions is for those that come last.

@@ -116,6 +116,8 @@ func loginCode(err error, named bool) byte {
 		return codeBadLogin
 	case errors.Is(err, dunlin.ErrUnauthenticated), errors.Is(err, dunlin.ErrForbidden):
 		return codeNotAuthorized
+	case errors.Is(err, dunlin.ErrUnavailable):
+		return codeUnavailable
 	}
 	return codeServerBusy
 }

@@ -276,6 +276,7 @@ type ending struct {
 	will    bool   // the client didn't say goodbye
 	renewed bool   // its session was taken over and started afresh
 	dead    bool   // nothing more can be written
+	closing bool   // the node goes, not the client
 }
 
 // endLocked ends the connection, once: it tells the client why, gives the session back and lets the socket go.
@@ -297,10 +298,10 @@ func (c *conn) endLocked(t *turn, e ending) {
 	c.g.observeEnd(c, was, &e)
 	if m.sess != nil {
 		var will *lastWord
-		if e.will && m.will != nil {
+		if e.will && m.will != nil && c.g.deps.Sessions == nil {
 			will = c.g.lastWord(m)
 		}
-		m.sess.detach(t, c, will, e.renewed)
+		m.sess.detach(t, c, will, &e)
 		m.will = nil
 	}
 	c.g.inputBytes.Add(-int64(cap(c.mu.in)))

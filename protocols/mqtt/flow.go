@@ -22,7 +22,11 @@ type flow struct {
 	device *dunlin.DeviceKey  // what it reads
 	start  dunlin.Cursor      // where to begin if nothing was subscribed before
 
-	at position // the follower's that runs; handed over through done
+	mark position // what is through: acknowledged, in the box, or nobody's business
+
+	at      position      // the follower's that runs; handed over through done
+	repeats bool          // likewise: a holder at another node may have sent what follows
+	sentTo  dunlin.Cursor // likewise: … up to here
 }
 
 // position is where a follower goes on: at cur, and in the entry there behind the first skip messages.
@@ -34,6 +38,12 @@ type position struct {
 	// one is the scope of cur: while only a device's shard was read, the other shards stayed at origin.
 	one    bool
 	origin dunlin.Cursor
+}
+
+func (p *position) clone() position {
+	c := *p
+	c.cur, c.origin = slices.Clone(p.cur), slices.Clone(p.origin)
+	return c
 }
 
 func (f *flow) poke() {
@@ -73,7 +83,10 @@ func (g *Gateway) follow(c *conn, s *session) {
 	f.stop()
 	ctx, cancel := context.WithCancel(g.life)
 	w := &follower{g: g, c: c, s: s, f: f, before: f.done, done: make(chan struct{}), start: f.start, device: device}
-	f.start = nil
+	if f.start != nil {
+		f.mark = position{cur: slices.Clone(f.start)}
+		f.start = nil
+	}
 	f.cancel, f.owner, f.device, f.done = cancel, c, device, w.done
 	if again {
 		f.box.restart()
@@ -101,6 +114,7 @@ type follower struct {
 	topic      []byte
 	payload    []byte
 	ids        []uint32
+	spot       place // of the message at hand
 }
 
 var (
@@ -118,7 +132,10 @@ func (w *follower) run(ctx context.Context) {
 	w.c.mu.Lock()
 	w.v5, w.receiveMax, w.packetMax = w.c.mu.m.v5, w.c.mu.m.receiveMax, w.c.mu.m.packetMax
 	w.c.mu.Unlock()
-	err := w.resend(ctx)
+	err := w.refill(ctx)
+	if err == nil {
+		err = w.resend(ctx)
+	}
 	if err == nil {
 		err = w.stream(ctx)
 	}
@@ -189,6 +206,9 @@ func (w *follower) stream(ctx context.Context) error {
 		return err
 	}
 	at := &w.f.at
+	if err := w.mark(ctx); err != nil {
+		return err
+	}
 	cur := slices.Clone(at.cur)
 	broken := false // off inside of an entry: that one is to be read again, whatever Follow makes of cur
 	defer func() {
@@ -214,6 +234,7 @@ func (w *follower) stream(ctx context.Context) error {
 		}
 		if int(sh) < len(cur) {
 			cur[sh] = max(cur[sh], item.Index+1)
+			w.through(sh, item.Index+1)
 		}
 	}
 	if ctx.Err() == nil {
@@ -236,6 +257,7 @@ func (w *follower) entry(ctx context.Context, item dunlin.FeedItem, skip int) (d
 		qos, ids, ok := match(subs, n.device, n.alert != nil, item.Entry.Shard, item.Index, w.ids)
 		w.ids = ids
 		if ok {
+			w.spot = place{item.Entry.Shard, item.Index, done}
 			if err = w.send(ctx, &n, qos); err != nil {
 				return false
 			}
@@ -276,6 +298,7 @@ func (w *follower) send(ctx context.Context, n *news, qos byte) error {
 			return errGone
 		case w.f.box.room(w.receiveMax, w.g.cfg.WindowMax, w.g.cfg.WindowBytesMax):
 			w.f.box.add(&m, n.alert != nil)
+			w.addedLocked()
 			w.takeLocked()
 			w.s.mu.Unlock()
 			return w.spill(ctx)

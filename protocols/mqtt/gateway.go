@@ -35,6 +35,7 @@ type Deps struct {
 	Auth     dunlin.Authenticator
 	Feed     dunlin.Feed
 	Decoder  Decoder
+	Sessions Sessions // keeps sessions beyond this node; nil: they are in its memory
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 }
@@ -63,6 +64,8 @@ type Gateway struct {
 	tickTurn   *turn // of the wheel's goroutine
 	refusals   refusalLog
 	sessions   sessions
+	keeper     keeper
+	claims     chan struct{} // has room for claimsMax: connections that wait for their sessions
 
 	half struct {
 		sync.Mutex
@@ -92,6 +95,9 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g.wheel = newWheel(g.now())
 	g.tickTurn = g.newTurn(0)
 	g.sessions.mu.byKey = make(map[sessionKey]*session)
+	g.sessions.mu.claims = make(map[sessionKey]*claiming)
+	g.keeper.g = g
+	g.claims = make(chan struct{}, claimsMax)
 	g.conns.all = make(map[*conn]struct{})
 	for range cfg.Flushers {
 		g.flushers = append(g.flushers, &flusher{g: g, poke: make(chan struct{}, 1)})
@@ -329,6 +335,7 @@ func (g *Gateway) tick(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			g.wheel.advance(g.now())
+			g.keeper.sweep(g.now())
 		case <-ctx.Done():
 			return
 		}
@@ -350,10 +357,27 @@ func (g *Gateway) goodbye() {
 	for _, c := range g.snapshot() {
 		t.c = c
 		c.mu.Lock()
-		c.endLocked(t, ending{fault: &fault{codeShuttingDown, "this node is closing"}})
+		c.endLocked(t, ending{fault: &fault{codeShuttingDown, "this node is closing"}, closing: true})
 		c.mu.Unlock()
 	}
 	g.await(goodbyeTime, func(c *conn) bool { return len(c.mu.out) > 0 || c.mu.blocked })
+	g.awaitKept()
+}
+
+// awaitKept waits a moment for the sessions to be saved. One that isn't is found by whoever looks after its row, as if the
+// node had died.
+func (g *Gateway) awaitKept() {
+	deadline := time.NewTimer(goneWait)
+	defer deadline.Stop()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for !g.keeper.idle() {
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			return
+		}
+	}
 }
 
 // await waits, at most for limit, until no connection is busy.
@@ -395,7 +419,7 @@ func (g *Gateway) closeAll() {
 	for _, c := range g.snapshot() {
 		t.c = c
 		c.mu.Lock()
-		c.endLocked(t, ending{dead: true})
+		c.endLocked(t, ending{dead: true, closing: true})
 		c.closeLocked(t)
 		c.mu.Unlock()
 	}

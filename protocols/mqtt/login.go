@@ -69,6 +69,17 @@ func (g *Gateway) login(ctx context.Context, t *turn, c *conn, r *connectRequest
 		refuse(f)
 		return
 	}
+	if g.deps.Sessions != nil {
+		select {
+		case g.claims <- struct{}{}:
+			g.work.Go(func() {
+				defer func() { <-g.claims }()
+				g.claim(ctx, c, r, p, will)
+			})
+		case <-ctx.Done():
+		}
+		return
+	}
 	key := sessionKey{p.Tenant, p.Kind, p.ID, r.client}
 	t.now, t.c = g.now(), c
 	c.mu.Lock()
@@ -84,19 +95,40 @@ func (g *Gateway) login(ctx context.Context, t *turn, c *conn, r *connectRequest
 	}
 	c.mu.m.sess = s
 	c.mu.Unlock()
-	if old != nil { // before the CONNACK, so that the two never talk at the same time
+	g.admit(t, admission{c: c, r: r, p: p, will: will, s: s, old: old, present: present})
+}
+
+// admission is a login that is through.
+type admission struct {
+	c       *conn
+	r       *connectRequest
+	p       dunlin.Principal
+	will    *willMessage
+	s       *session
+	old     *conn // who had the session, at this node
+	present bool
+}
+
+// admit ends who had the session, and welcomes who has it now.
+func (g *Gateway) admit(t *turn, a admission) {
+	if a.old != nil { // before the CONNACK, so that the two never talk at the same time
 		g.stats.takeovers.Add(1)
-		g.end(old, ending{fault: &fault{codeTakenOver, "another connection uses this client identifier"}, will: true, renewed: !present})
+		g.end(a.old, ending{fault: errTakenOver, will: true, renewed: !a.present})
 	}
+	c := a.c
 	c.mu.Lock()
-	if c.mu.m.phase == phaseLogin {
-		g.welcome(t, c, r, p, present)
-		c.mu.m.will = will
+	switch {
+	case c.mu.m.phase == phaseLogin:
+		c.mu.m.sess = a.s
+		g.welcome(t, c, a.r, a.p, a.present)
+		c.mu.m.will = a.will
 		c.sendLocked(t)
 		c.unpauseLocked(t)
+	case c.mu.m.sess == nil: // it went while its session was claimed
+		a.s.detach(t, c, nil, &ending{})
 	}
 	c.mu.Unlock()
-	g.follow(c, s)
+	g.follow(c, a.s)
 }
 
 func (g *Gateway) authenticate(ctx context.Context, c *conn, r *connectRequest) (dunlin.Principal, error) {

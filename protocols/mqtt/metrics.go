@@ -27,6 +27,9 @@ type stats struct {
 	rejected    atomic.Int64
 	oversize    atomic.Int64
 	cursorsLost atomic.Int64
+
+	saves        atomic.Int64
+	saveFailures atomic.Int64
 }
 
 // counters are a turn's share of stats, added up once a turn.
@@ -78,6 +81,8 @@ func (g *Gateway) register(r prometheus.Registerer) error {
 		counter("delivery_rejections_total", "Deliveries that a subscriber acknowledged with a failure.", &s.rejected),
 		counter("deliveries_oversize_total", "Messages above their subscriber's Maximum Packet Size, not sent.", &s.oversize),
 		counter("cursors_lost_total", "Sessions that ended because the log was truncated before they read it.", &s.cursorsLost),
+		counter("session_saves_total", "Sessions given to their shards.", &s.saves),
+		counter("session_save_failures_total", "… that were not taken, for now or because another connection has the session.", &s.saveFailures),
 	} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("mqtt: register metrics: %w", err)

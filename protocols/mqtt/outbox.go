@@ -1,6 +1,10 @@
 package mqtt
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/dunlin-iot/dunlin"
+)
 
 // outbox is the QoS 1 messages to one subscriber that it hasn't acknowledged, oldest first. It is bounded: what doesn't
 // fit stays in the log. It outlives connections; on a new one, what is left goes out again, in order and with DUP.
@@ -29,6 +33,42 @@ type inflight struct {
 	alert  bool
 	acked  bool
 	dup    bool
+	hollow bool // known by its place alone: what it says is still to be read from the log
+	place  place
+	of     dunlin.DeviceID // of a hollow one
+}
+
+// device is whose message it is.
+func (it *inflight) device() dunlin.DeviceID {
+	if it.hollow {
+		return it.of
+	}
+	topic := it.buf[len("d/"):it.topic]
+	return dunlin.DeviceID(topic[:len(topic)-len("/t")])
+}
+
+// restore makes o of what was kept: hollow messages, to be filled before they are sent again.
+func (o *outbox) restore(lastID uint16, items []keptItem) {
+	o.lastID = lastID
+	if len(items) == 0 {
+		return
+	}
+	o.items, o.n = make([]inflight, len(items)), len(items)
+	for i := range items {
+		it := &items[i]
+		id := (int(lastID)+65535-(len(items)-i))%65535 + 1
+		o.items[i] = inflight{id: uint16(id), alert: it.alert, acked: it.acked, hollow: true, place: it.place, of: it.device}
+	}
+	o.trim()
+}
+
+// fill makes a hollow message whole.
+func (o *outbox) fill(it *inflight, m *message) {
+	it.buf = append(append(it.buf[:0], m.topic...), m.payload...)
+	it.topic = len(m.topic)
+	it.subIDs = append(it.subIDs[:0], m.subIDs...)
+	it.hollow = false
+	o.bytes += len(it.buf)
 }
 
 func (o *outbox) at(i int) *inflight { return &o.items[(o.head+i)%len(o.items)] }
@@ -49,7 +89,7 @@ func (o *outbox) add(m *message, alert bool) {
 	it.buf = append(append(it.buf[:0], m.topic...), m.payload...)
 	it.topic = len(m.topic)
 	it.subIDs = append(it.subIDs[:0], m.subIDs...)
-	it.id, it.alert, it.acked, it.dup = o.lastID, alert, false, false
+	it.id, it.alert, it.acked, it.dup, it.hollow = o.lastID, alert, false, false, false
 	o.bytes += len(it.buf)
 }
 
@@ -95,6 +135,12 @@ func (o *outbox) ack(id uint16) bool {
 	if i < o.sent {
 		o.open--
 	}
+	o.trim()
+	return true
+}
+
+// trim lets go of what is acknowledged at the head.
+func (o *outbox) trim() {
 	for o.n > 0 && o.at(0).acked {
 		o.bytes -= len(o.at(0).buf)
 		o.head = (o.head + 1) % len(o.items)
@@ -104,7 +150,6 @@ func (o *outbox) ack(id uint16) bool {
 	if o.n == 0 && len(o.items) > 32 {
 		o.items, o.head = nil, 0 // a burst is over
 	}
-	return true
 }
 
 // restart prepares for a new connection: what isn't acknowledged is to be sent again.

@@ -16,15 +16,16 @@ type sessionKey struct {
 	client string
 }
 
-// session is what outlives a connection (§4.1): subscriptions, unacknowledged messages both ways, a delayed will. It is
-// in this node's memory. Losing it with the node loses no reading: publishers get no ack for what isn't committed, and a
-// subscriber learns from Session Present 0 that it must look up what it missed.
+// session is what outlives a connection (§4.1): subscriptions, unacknowledged messages both ways, a delayed will. With
+// Deps.Sessions it is here only while a connection has it and until it is saved (keep.go), and wills are said by whoever
+// looks after the row. Without, it is in this node's memory, and ends with that.
 //
 // Locks are taken in the order conn.mu, sessions.mu, session.mu, wheel.mu.
 type session struct {
 	key   sessionKey
 	g     *Gateway
-	timer timer // delayed will and expiry, while no connection has it
+	timer timer         // delayed will and expiry, while no connection has it; or the next try to save it
+	over  chan struct{} // closed when a kept session leaves this node; guarded by sessions.mu
 
 	mu struct {
 		sync.Mutex
@@ -36,6 +37,7 @@ type session struct {
 		willAt   dunlin.Time
 		subs     []subscription // replaced as a whole, never changed
 		flow     *flow          // nil until the first subscription
+		keep     keeping
 	}
 }
 
@@ -43,7 +45,8 @@ type session struct {
 type sessions struct {
 	mu struct {
 		sync.Mutex
-		byKey map[sessionKey]*session
+		byKey  map[sessionKey]*session
+		claims map[sessionKey]*claiming
 	}
 }
 
@@ -93,14 +96,20 @@ func (s *session) clearLocked() {
 
 // detach takes the session from c when its connection ends; will is nil if c parted in peace. renewed says that c lost
 // the session to a connection that started it afresh.
-func (s *session) detach(t *turn, c *conn, will *lastWord, renewed bool) {
+func (s *session) detach(t *turn, c *conn, will *lastWord, e *ending) {
 	g := s.g
 	g.sessions.mu.Lock()
 	defer g.sessions.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.mu.keep.epoch != 0 {
+		if s.mu.conn == c {
+			s.leaveLocked(e)
+		}
+		return
+	}
 	if s.mu.conn != c { // taken over; the client came back in time for a delayed will, unless its session ended ([MQTT-3.1.3-9])
-		if will != nil && (will.delay == 0 || renewed) {
+		if will != nil && (will.delay == 0 || e.renewed) {
 			will.publish(t)
 		}
 		return
@@ -137,6 +146,10 @@ func (s *session) dropLocked() {
 
 // wake is the timer of a session that nobody has.
 func (s *session) wake(now dunlin.Time) {
+	if s.g.deps.Sessions != nil {
+		s.retry()
+		return
+	}
 	t := s.g.newTurn(now)
 	s.g.sessions.mu.Lock()
 	s.mu.Lock()
@@ -165,6 +178,10 @@ func (s *session) drop(c *conn) {
 	defer s.mu.Unlock()
 	if s.mu.conn == c {
 		s.mu.expiry = 0
+		if s.mu.keep.epoch != 0 { // the end of the connection saves that
+			s.clearLocked()
+			return
+		}
 		s.dropLocked()
 	}
 }
@@ -219,5 +236,6 @@ func (s *session) acked(c *conn, id uint16) {
 	if s.mu.conn == c && s.mu.flow != nil {
 		s.mu.flow.box.ack(id)
 		s.mu.flow.poke()
+		s.touchLocked()
 	}
 }

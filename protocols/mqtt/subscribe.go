@@ -72,6 +72,11 @@ func (m *machine) unsubscribe(t *turn, f frame) *fault {
 			codes[i] = codeNoSubscription
 		}
 	}
+	if t.g.deps.Sessions != nil {
+		m.busy = true
+		t.chore = &chore{kind: typeUnsuback, id: id, codes: codes}
+		return nil
+	}
 	t.follow = true
 	t.out = appendSuback(t.out, typeUnsuback, id, codes, m.v5)
 	return nil

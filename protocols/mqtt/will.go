@@ -19,18 +19,22 @@ func (g *Gateway) checkWill(p *dunlin.Principal, r *connectRequest) (*willMessag
 	if w.retain && r.v5 {
 		return nil, &fault{codeRetainUnsupported, "retained messages are not supported"}
 	}
-	if _, err := g.willSlot(p, w, r.client); err != nil {
+	if _, err := g.willSlot(p, w, xxhash.Sum64String(r.client), false); err != nil {
 		return nil, &fault{publishCode(err), "will: " + reason(err)}
 	}
 	return w, nil
 }
 
-// willSlot makes the slot that the will stands for, as if its client published it now.
-func (g *Gateway) willSlot(p *dunlin.Principal, w *willMessage, client string) (*slot, error) {
-	m := machine{cfg: &g.cfg, principal: *p, clientHash: xxhash.Sum64String(client)}
+// willSlot makes the slot that the will stands for, as if its client published it now. again: it may have been published
+// before, and hash says by whom.
+func (g *Gateway) willSlot(p *dunlin.Principal, w *willMessage, hash uint64, again bool) (*slot, error) {
+	m := machine{cfg: &g.cfg, principal: *p, clientHash: hash}
 	t := g.newTurn(g.now())
 	s := &slot{}
 	pub := publish{topic: []byte(w.topic), payload: w.payload, contentType: []byte(w.contentType), hasType: w.hasType}
+	if again {
+		pub.qos, pub.dup = 1, true
+	}
 	if err := m.fill(t, s, &pub); err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func (g *Gateway) lastWord(m *machine) *lastWord {
 
 // publish adds the will to t.
 func (w *lastWord) publish(t *turn) {
-	s, err := w.g.willSlot(&w.principal, w.msg, w.client)
+	s, err := w.g.willSlot(&w.principal, w.msg, xxhash.Sum64String(w.client), false)
 	if err != nil {
 		w.lost(err)
 		return
