@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -418,13 +419,16 @@ func room(buf []byte, from, to int) (_ []byte, newFrom, newTo int) {
 	return buf, from, to
 }
 
-// broke tells the other side what is wrong with its bytes, as far as it still listens.
+// broke tells the other side what is wrong with its bytes. Meanwhile the rest of them is thrown away: closing on unread bytes
+// would take the text away again.
 func (c *conn) broke(err error) error {
 	var r *Refusal
-	if errors.As(err, &r) && !r.Theirs && r.Reason == RefusedBroken {
-		c.control(func(b []byte) []byte { return appendRefuse(b, r) })
-		c.linger()
+	if !errors.As(err, &r) || r.Theirs || r.Reason != RefusedBroken {
+		return err
 	}
+	c.l.m.refused(r.Reason)
+	c.refuse(r)
+	_, _ = io.Copy(io.Discard, c.tls)
 	return err
 }
 
@@ -432,16 +436,6 @@ func (c *conn) broke(err error) error {
 func (c *conn) refuse(r *Refusal) {
 	c.control(func(b []byte) []byte { return appendRefuse(b, r) })
 	time.AfterFunc(c.l.cfg.DeadAfter/4, func() { c.fail(r) })
-}
-
-// linger gives the writer a moment to say why the connection ends.
-func (c *conn) linger() {
-	t := time.NewTimer(c.l.cfg.DeadAfter / 4)
-	defer t.Stop()
-	select {
-	case <-c.done:
-	case <-t.C:
-	}
 }
 
 // frame acts on a frame. b is only its own until it returns.

@@ -3,6 +3,7 @@ package peer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -190,6 +191,12 @@ func (l *Links) drive(ctx context.Context, c *conn) {
 	l.mu.Unlock()
 	if c.kind == kindLink {
 		c.p.lost(c)
+	}
+	var r *Refusal
+	if errors.As(err, &r) && r.Theirs && r.Reason.lasting() && !c.dialled && !c.used.Load() { // otherwise the peer has told
+		host, _, _ := net.SplitHostPort(c.wire.RemoteAddr().String())
+		l.note(host, slog.LevelError, "another node turned this one away", c.wire.RemoteAddr().String(), err)
+		l.cfg.OnRefused(c.them.Node, err)
 	}
 	l.log(slog.LevelDebug, "connection ended", slog.String("peer", c.them.Node.String()), slog.String("name", c.them.Name), slog.Any("err", err))
 }

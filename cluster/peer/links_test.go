@@ -127,7 +127,9 @@ func TestErrorsKeepTheirMeaning(t *testing.T) {
 	a := lan.node(1)
 	var fail atomic.Value
 	lan.node(2, func(c *Config) {
-		c.Serve = func(context.Context, dunlin.NodeID, string, []byte) ([]byte, error) { return nil, fail.Load().(boxed).error }
+		c.Serve = func(context.Context, dunlin.NodeID, string, []byte) ([]byte, error) {
+			return nil, fail.Load().(boxed).error
+		}
 	})
 	for _, want := range codes() {
 		fail.Store(boxed{fmt.Errorf("shard 7: %w", want.err)})
@@ -164,7 +166,9 @@ func TestBothDialAtOnce(t *testing.T) {
 		wg.Wait()
 		eventually(t, "one connection", func() bool { return a.links() == 1 && b.links() == 1 })
 		if round%5 == 0 { // nothing flaps
-			links := func() uint64 { return (*a.peers.Load())[2].connections.Load() + (*b.peers.Load())[1].connections.Load() }
+			links := func() uint64 {
+				return (*a.peers.Load())[2].connections.Load() + (*b.peers.Load())[1].connections.Load()
+			}
 			before := links()
 			pass(300 * time.Millisecond)
 			if links() != before || a.links() != 1 || b.links() != 1 {
@@ -180,7 +184,8 @@ func TestBothDialAtOnce(t *testing.T) {
 // answer or with ErrUnavailable, and the link comes back each time.
 func TestConnectionsDieInTheMiddle(t *testing.T) {
 	lan := newLAN(t)
-	a, b := lan.node(1), lan.node(2)
+	soon := func(c *Config) { c.RetryMax = 20 * time.Millisecond } // 40 cuts within seconds
+	a, b := lan.node(1, soon), lan.node(2, soon)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var good, bad atomic.Int64

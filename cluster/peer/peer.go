@@ -89,8 +89,8 @@ func (p *peer) loop(ctx context.Context) {
 				p.lost(c)
 			case <-ctx.Done():
 			}
-			if p.l.cfg.now()-c.since > 2*p.l.cfg.RetryMax {
-				tries = 0 // it was worth having; try again at once
+			if p.l.cfg.now()-c.since > p.l.cfg.DeadAfter/4 {
+				tries, after = 0, 0 // it was worth having; try again at once
 			}
 			continue
 		}

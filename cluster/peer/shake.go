@@ -27,16 +27,29 @@ func settings(c *tls.Config) *tls.Config {
 	return c
 }
 
-// self is this node's Hello for a connection to p. The guest has nothing to remember.
-func (l *Links) self(k kind, p *peer) *hello {
+// self is this node's Hello.
+func (l *Links) self(k kind) *hello {
 	h := &hello{Hello: l.cfg.Self, kind: k, boot: l.boot}
 	h.Cluster = *l.cluster.Load()
-	if p != l.guest && !p.decides() {
-		p.mu.Lock()
-		h.seenBoot, h.seen = p.mu.boot, p.mu.seq
-		p.mu.Unlock()
-	}
 	return h
+}
+
+// dialling is this node's Hello on a connection that it has dialled. What it has seen means that it has no link: otherwise
+// it must not dial.
+func (l *Links) dialling(k kind, p *peer) (*hello, error) {
+	h := l.self(k)
+	if k != kindLink {
+		return h, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cur.Load() != nil {
+		return nil, refuse(RefusedRedundant, "the other side was faster")
+	}
+	if !p.decides() {
+		h.seenBoot, h.seen = p.mu.boot, p.mu.seq
+	}
+	return h, nil
 }
 
 // connect dials, and returns the connection once both sides have agreed to it. For a link, p is the node that must be there.
@@ -53,14 +66,18 @@ func (l *Links) connect(ctx context.Context, addr string, k kind, p *peer) (*con
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, explain(err)
 		}
-		if _, err := t.Write(l.self(k, p).append(nil)); err != nil {
+		h, err := l.dialling(k, p)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := t.Write(h.append(nil)); err != nil {
 			return nil, explain(err)
 		}
 		them, err := readHello(t)
 		if err != nil {
 			return nil, explain(err) // TLS 1.3: only now do we see that it didn't like our certificate
 		}
-		if k == kindLink && them.Node != p.id && them.boot != l.boot {
+		if k == kindLink && them.Node != p.id && them.Node != l.cfg.Self.Node {
 			return nil, fmt.Errorf("%w: node %s (%s) is there instead", dunlin.ErrUnavailable, them.Name, them.Node)
 		}
 		return l.agree(ctx, newConn(l, t, w), them, k, p, true)
@@ -104,7 +121,7 @@ func (l *Links) judge(ctx context.Context, t *tls.Conn, them *hello, k kind, p *
 	if err != nil {
 		return 0, refuse(RefusedCertificate, "your certificate: %s", err)
 	}
-	version, r := greet(l.self(k, l.guest), them, k, cert)
+	version, r := greet(l.self(k), them, k, cert)
 	if r != nil {
 		return 0, r
 	}
@@ -267,11 +284,7 @@ func (l *Links) greeted(ctx context.Context, w *wire) (*conn, error) {
 	if them.kind == kindLink && them.Node != l.cfg.Self.Node {
 		p = l.peer(them.Node)
 	}
-	answer := p
-	if p == nil {
-		answer = l.guest
-	}
-	if _, err := t.Write(l.self(them.kind, answer).append(nil)); err != nil {
+	if _, err := t.Write(l.self(them.kind).append(nil)); err != nil {
 		return nil, err
 	}
 	c, err := l.agree(ctx, newConn(l, t, w), them, them.kind, p, false)
