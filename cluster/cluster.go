@@ -59,7 +59,7 @@ func Open(cfg Config) (*Cluster, error) {
 		cfg.Shards = 64
 	}
 	host, err := replica.Open(replica.Config{
-		Node: cfg.NodeID, Shards: cfg.Shards, Log: cfg.Log, StateMachine: cfg.StateMachine, Archiver: cfg.Archiver,
+		Node: cfg.NodeID, Shards: cfg.Shards, Bootstrap: true, Log: cfg.Log, StateMachine: cfg.StateMachine, Archiver: cfg.Archiver,
 		OnOwner: cfg.OnOwner, Fatal: cfg.Fatal,
 		PendingMax: cfg.PendingMax, PendingBytesMax: cfg.PendingBytesMax,
 		NodePendingMax: cfg.NodePendingMax, NodePendingBytesMax: cfg.NodePendingBytesMax,

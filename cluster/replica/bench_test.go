@@ -41,7 +41,7 @@ func BenchmarkEntry(b *testing.B) {
 	owned := make(chan dunlin.ShardID, shards)
 	terms := make([]uint64, shards)
 	log := &nullLog{memLog: newMemLog(shards)}
-	h, err := Open(Config{Log: log, StateMachine: &nullState{newMemState(shards)},
+	h, err := Open(Config{Bootstrap: true, Log: log, StateMachine: &nullState{newMemState(shards)},
 		OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) {
 			if owner {
 				terms[sh] = term

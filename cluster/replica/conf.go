@@ -1,12 +1,15 @@
 package replica
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
+	"go.etcd.io/raft/v3/confchange"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -87,6 +90,82 @@ func birthConf(voters []uint64) *pb.ConfState {
 func soleVoter(cs *pb.ConfState, id uint64) bool {
 	return len(cs.Voters) == 1 && cs.Voters[0] == id &&
 		len(cs.Learners) == 0 && len(cs.VotersOutgoing) == 0 && len(cs.LearnersNext) == 0
+}
+
+// isCertificate reports whether an entry names a whole replica set: the birth of a group, or what Recover decreed. No
+// ConfChange begins with these bytes: they would be of a field with number 0.
+func isCertificate(e *pb.Entry) bool {
+	return e.GetType() == pb.EntryConfChange && len(e.Data) > 0 && e.Data[0] == confVersion
+}
+
+// members lists all nodes of a replica set, whatever they are in it.
+func members(cs *pb.ConfState) []uint64 {
+	all := slices.Concat(cs.Voters, cs.VotersOutgoing, cs.Learners, cs.LearnersNext)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// between returns the changes that lead from one replica set to another, neither of which is joint.
+func between(from, to *pb.ConfState) []*pb.ConfChangeSingle {
+	var out []*pb.ConfChangeSingle
+	add := func(typ pb.ConfChangeType, id uint64) {
+		out = append(out, &pb.ConfChangeSingle{Type: typ.Enum(), NodeId: &id})
+	}
+	for _, id := range to.Voters {
+		if !slices.Contains(from.Voters, id) {
+			add(pb.ConfChangeAddNode, id)
+		}
+	}
+	for _, id := range to.Learners {
+		if !slices.Contains(from.Learners, id) {
+			add(pb.ConfChangeAddLearnerNode, id)
+		}
+	}
+	keep := members(to)
+	for _, id := range members(from) {
+		if !slices.Contains(keep, id) {
+			add(pb.ConfChangeRemoveNode, id)
+		}
+	}
+	return out
+}
+
+// afterChange returns the replica set after a change, without touching Raft, which panics at a change that can't be.
+func afterChange(cs *pb.ConfState, cc *pb.ConfChangeV2) (*pb.ConfState, error) {
+	changer := confchange.Changer{Tracker: tracker.MakeProgressTracker(1, 0), LastIndex: 1}
+	cfg, trk, err := confchange.Restore(changer, cs)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errConf, err)
+	}
+	changer.Tracker.Config, changer.Tracker.Progress = cfg, trk
+	for _, c := range cc.Changes {
+		if c.GetNodeId() == 0 || c.GetType() < pb.ConfChangeAddNode || c.GetType() > pb.ConfChangeAddLearnerNode {
+			return nil, fmt.Errorf("%w: change %v", errConf, c)
+		}
+	}
+	switch autoLeave, joint := cc.EnterJoint(); {
+	case cc.LeaveJoint():
+		cfg, trk, err = changer.LeaveJoint()
+	case joint:
+		cfg, trk, err = changer.EnterJoint(autoLeave, cc.Changes...)
+	default:
+		cfg, trk, err = changer.Simple(cc.Changes...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errConf, err)
+	}
+	changer.Tracker.Config, changer.Tracker.Progress = cfg, trk
+	return changer.Tracker.ConfState(), nil
+}
+
+// sameConf compares replica sets by what they say.
+func sameConf(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, errX := parseConf(a)
+	y, errY := parseConf(b)
+	return errX == nil && errY == nil && x.Equivalent(y) == nil
 }
 
 // parseChange reads a membership change out of a log entry.

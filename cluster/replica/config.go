@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -118,10 +119,19 @@ type Config struct {
 	NodePendingBytesMax  int // default 64 MiB
 	RecentBytesMax       int // log rows kept in memory for a shard; default 4 MiB
 	MessagesMax          int // received and not yet worked off; more are lost; default 8,192
+	MessagesBytesMax     int // their bytes; small ones, such as heartbeats and votes, are taken nevertheless; default 64 MiB
 	TruncateEntriesMin   int // a truncation drops at least so many entries; default 1,024
 	ElectionTicks        int // default 10
 	HeartbeatTicks       int // default 2
 	MaxEntryBytesPerRead int // of one group's entries in one message or one batch to apply; default 1 MiB
+	InflightMax          int // messages with entries of one group on their way to one replica; default 256
+	InflightBytesMax     int // their bytes, at least MaxEntryBytesPerRead; default 2 MiB
+	ReadsMax             int // ReadIndex calls of one shard whose answer is open; default 4,096
+	FetchesMax           int // snapshots being received at once; default 2
+	LagBytesMax          int // log rows kept for a replica that lags and was heard of lately, or for a snapshot on its way; default 32 MiB
+	TailBytes            int // of the newest log rows kept for whoever lags a little, if a shard has several replicas; default 256 KiB
+	LagTicks             int // lately is within so many ticks; default 2,000: a minute
+	SnapshotTicks        int // a replica that is sent a snapshot and does not say that it is at it for so long is sent it again; default 150
 
 	Seed uint64 // of election timeouts; 0: random
 
@@ -147,7 +157,9 @@ func (c *Config) setDefaults() {
 		{&c.Shards, 64}, {&c.EntryBytesMax, 8 << 20}, {&c.PendingMax, 1024}, {&c.PendingBytesMax, 16 << 20},
 		{&c.NodePendingMax, 16384}, {&c.NodePendingBytesMax, 64 << 20}, {&c.RecentBytesMax, 4 << 20},
 		{&c.MessagesMax, 8192}, {&c.TruncateEntriesMin, 1024}, {&c.ElectionTicks, 10}, {&c.HeartbeatTicks, 2},
-		{&c.MaxEntryBytesPerRead, 1 << 20},
+		{&c.MaxEntryBytesPerRead, 1 << 20}, {&c.MessagesBytesMax, 64 << 20}, {&c.InflightMax, 256}, {&c.InflightBytesMax, 2 << 20},
+		{&c.ReadsMax, 4096}, {&c.FetchesMax, 2}, {&c.LagBytesMax, 32 << 20}, {&c.TailBytes, 256 << 10}, {&c.LagTicks, 2000},
+		{&c.SnapshotTicks, 150},
 	} {
 		if *d.p == 0 {
 			*d.p = d.v
@@ -161,6 +173,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Clock == nil {
 		c.Clock = func() dunlin.Time { return dunlin.TimeOf(time.Now()) }
+	}
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -187,10 +202,19 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%w: %d shards, want 1 to 65536", dunlin.ErrInvalid, c.Shards)
 	case c.ElectionTicks <= c.HeartbeatTicks || c.HeartbeatTicks < 1:
 		return fmt.Errorf("%w: %d election ticks must exceed %d heartbeat ticks", dunlin.ErrInvalid, c.ElectionTicks, c.HeartbeatTicks)
-	case !slices.Contains(c.Voters, c.Node):
+	case c.InflightBytesMax < c.MaxEntryBytesPerRead:
+		return fmt.Errorf("%w: %d bytes in flight must be at least the %d of one message", dunlin.ErrInvalid, c.InflightBytesMax, c.MaxEntryBytesPerRead)
+	case c.Bootstrap && !slices.Contains(c.Voters, c.Node):
 		return fmt.Errorf("%w: node %d is not among the first replicas %v", dunlin.ErrInvalid, c.Node, c.Voters)
 	case len(c.Voters) > 1 && c.Transport == nil:
 		return fmt.Errorf("%w: replicas on %v need a transport", dunlin.ErrInvalid, c.Voters)
 	}
 	return nil
+}
+
+// monotonic returns a clock that does not jump with the wall clock: a replica that seems fresher than it is would answer what
+// is long outdated.
+func monotonic() func() dunlin.Time {
+	start := time.Now()
+	return func() dunlin.Time { return dunlin.TimeOf(start.Add(time.Since(start))) }
 }

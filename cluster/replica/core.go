@@ -3,41 +3,60 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	"github.com/dunlin-iot/dunlin"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 )
 
 // core runs all groups of a node. It has no goroutine, no clock and does no I/O but reading back log rows that memory no
 // longer holds. Its caller feeds it, then takes what it wants done:
 //
-//	propose, step, tick, compact             what came in
-//	ready                                    let Raft answer
-//	takeSends, takeAppend, takeApply, takeEvents   what is to be done now
-//	written(batch), applied(batch)           what was done
+//	propose, step, tick, compact, reconfigure, handOver, read, …   what came in
+//	ready                                                          let Raft answer
+//	takeSends, takeAppend, takeApply, takeOrders, takeEvents       what is to be done now
+//	written(batch), applied(batch), exported, fetched              what was done
 //
 // Append batches must be written one after the other in the order taken, and given back in that order; the next may begin
 // before the last is given back. Apply batches come one at a time. A batch of each kind may be under way at once.
 type core struct {
+	cfg    *Config
 	id     uint64
-	groups []*group
+	groups []*group // by shard; nil: none here
 	dirty  []*group // in the order they became so: no group starves
 
-	sends  []Message
-	events []event
+	now        dunlin.Time // when the caller last fed it
+	ticks      uint64
+	lastTick   dunlin.Time
+	slack      int // sixteenths of a tick that elections are put off by: see elect.go
+	rng        *rand.Rand
+	abdicating bool
+
+	sends     []Message
+	sendBytes int
+	events    []event
+	orders    []order
 
 	append       *appendBatch // being gathered
+	appendSeq    uint64       // its number
+	writtenSeq   uint64       // of the last one given back
 	appendSpares []*appendBatch
 	apply        *applyBatch
 	applySpare   *applyBatch // nil: being applied
+
+	leaving []*leave // on their way out
+	jobs    []int    // by shard: exports and fetches under way
+	readSeq uint64
 
 	prop pb.Message // reused: a leader keeps nothing of a proposal but copies of its entries
 	free []*pb.Entry
 }
 
-// event is something to tell: the fate of a proposal, or a change of owner (done nil).
+// event is something to tell: the fate of a proposal (done), the answer to another question (reply), who leads (leader), a
+// replica set (conf), or a change of owner.
 type event struct {
 	shard dunlin.ShardID
 	term  uint64
@@ -47,19 +66,33 @@ type event struct {
 	index uint64
 	err   error
 	size  int
+
+	reply  func(error)
+	leader bool
+	lead   uint64
+	conf   *Conf
 }
 
-// appendBatch is one write to the log.
+// appendBatch is one write to the log: rows, and snapshots to be installed between them.
 type appendBatch struct {
-	rows  []dunlin.LogRow
-	sync  bool
-	bytes int
-	parts []appendPart
+	rows     []dunlin.LogRow
+	installs []install
+	sync     bool
+	bytes    int
+	parts    []appendPart
+}
+
+// install is a snapshot that takes the place of a shard's state and log.
+type install struct {
+	at   int // rows of the batch that come before it
+	meta dunlin.SnapshotMeta
+	hard []byte
 }
 
 // appendPart is one group's part: what is on disk after the write, and what may be said then.
 type appendPart struct {
 	g       *group
+	snap    *dunlin.SnapshotMeta // not nil: the log begins behind it
 	entries []*pb.Entry
 	after   []*pb.Message
 }
@@ -80,15 +113,39 @@ type applyPart struct {
 // turnBytesMax is where a turn stops taking more groups in; the next turn starts with those left over.
 const turnBytesMax = 8 << 20
 
-func newCore(id uint64, groups []*group) *core {
-	c := &core{id: id, groups: groups, append: &appendBatch{}, apply: &applyBatch{}, applySpare: &applyBatch{}}
+func newCore(cfg *Config, groups []*group) *core {
+	c := &core{cfg: cfg, id: cfg.Node, groups: groups, append: &appendBatch{}, appendSeq: 1, apply: &applyBatch{}, applySpare: &applyBatch{},
+		rng: rand.New(rand.NewPCG(cfg.Seed, cfg.Node)), jobs: make([]int, len(groups))}
+	c.readSeq = c.rng.Uint64() // an answer to a question of an earlier life must not be taken for one to ours
 	c.prop.Type, c.prop.From = pb.MsgProp.Enum(), &c.id
 	for _, g := range groups {
-		g.stale = true
-		c.campaign(g)
-		c.touch(g)
+		if g != nil {
+			c.welcome(g)
+		}
 	}
 	return c
+}
+
+// welcome takes a group in.
+func (c *core) welcome(g *group) {
+	if g.cell == nil {
+		g.cell = &cell{}
+	}
+	g.stale = true
+	c.rest(g)
+	c.campaign(g)
+	c.touch(g)
+	g.publish()
+}
+
+// ensure takes a new group in, and writes down that it is there.
+func (c *core) ensure(g *group) {
+	if c.groups[g.shard] != nil {
+		return
+	}
+	c.groups[g.shard] = g
+	c.keepHard(g, g.hard)
+	c.welcome(g)
 }
 
 // touch makes ready look at the group, which has most likely something to say.
@@ -106,25 +163,13 @@ func (c *core) mark(g *group) {
 	}
 }
 
-// campaign lets the only voter of a group elect itself at once: there is nobody whose leadership the election timeout
-// would have to outlast. Raft refuses while a committed membership change is not applied; applied asks again.
-func (c *core) campaign(g *group) {
-	if g.look(); !g.sole || g.role.lead != raft.None {
-		return
-	}
-	if s := g.rn.BasicStatus(); s.RaftState != raft.StateFollower || s.Applied < s.GetCommit() {
-		return
-	}
-	g.stale = true
-	if err := g.rn.Campaign(); err != nil {
-		panic(fmt.Sprintf("replica: shard %d: campaign of a lone voter: %v", g.shard, err))
-	}
-}
-
 // propose takes a proposal. Its data is copied by settle.
 func (c *core) propose(p proposal) {
 	g := c.groups[p.shard]
-	if g.look(); !g.role.leader || g.role.term != p.term {
+	if g != nil {
+		g.look()
+	}
+	if g == nil || !g.role.leader || g.role.term != p.term {
 		c.events = append(c.events, event{done: p.done, err: dunlin.ErrNotOwner, shard: p.shard, size: p.size})
 		return
 	}
@@ -165,70 +210,26 @@ func (c *core) settle(g *group) {
 	g.fresh = g.fresh[:0]
 }
 
-// step takes a message from a peer.
-func (c *core) step(sh dunlin.ShardID, m *pb.Message) {
-	switch m.GetType() {
-	case pb.MsgProp: // only owners propose, and only here: place counts on it
-		return
-	case pb.MsgSnap: // nothing here takes one yet; the sender keeps probing
-		return
-	}
-	g := c.groups[sh]
-	c.settle(g)
-	g.stale = true
-	c.touch(g)
-	// Raft says which messages it drops and why; none of it is for us: a peer's loss is its own retry.
-	_ = g.rn.Step(m)
-}
-
-// tick tells the groups that are not quiet that a tick passed.
-func (c *core) tick() {
-	for _, g := range c.groups {
-		if !g.quiet() {
-			c.settle(g)
-			g.rn.Tick()
-			g.stale = true
-			c.touch(g)
-		}
-	}
-}
-
-// ticking reports whether any group needs ticks.
-func (c *core) ticking() bool {
-	for _, g := range c.groups {
-		if !g.quiet() {
-			return true
-		}
-	}
-	return false
-}
-
-// compact must come before the rows up to upTo are removed from the log. It returns up to where they may be: the newest row
-// stays, and so does all that is not applied.
-func (c *core) compact(sh dunlin.ShardID, upTo uint64) (uint64, error) {
-	g := c.groups[sh]
-	upTo = min(upTo, g.applied, g.st.last-1)
-	if err := g.st.compact(upTo); err != nil {
-		return 0, err
-	}
-	return upTo, nil
-}
-
 // ready collects what the groups want written, applied, sent and told.
 func (c *core) ready() error {
 	n := 0
-	for ; n < len(c.dirty) && c.append.bytes+c.apply.bytes < turnBytesMax; n++ {
+	for ; n < len(c.dirty) && !c.full(); n++ {
 		g := c.dirty[n]
 		g.dirty = false
-		if !g.fed && !g.rn.HasReady() {
-			g.role, g.stale = g.told, false // neither has changed, or there would be something
+		switch {
+		case g.gone:
 			continue
+		case !g.fed && !g.rn.HasReady():
+			g.role, g.stale = g.told, false // neither has changed, or there would be something
+		default:
+			g.fed = false
+			c.settle(g)
+			if err := c.absorb(g, g.rn.Ready()); err != nil {
+				return err
+			}
+			g.publish()
 		}
-		g.fed = false
-		c.settle(g)
-		if err := c.absorb(g, g.rn.Ready()); err != nil {
-			return err
-		}
+		c.wantExport(g)
 	}
 	if n == len(c.dirty) {
 		clear(c.dirty)
@@ -239,22 +240,36 @@ func (c *core) ready() error {
 	return nil
 }
 
+// full reports whether a turn has gathered enough.
+func (c *core) full() bool { return c.append.bytes+c.apply.bytes+c.sendBytes >= turnBytesMax }
+
 func (c *core) absorb(g *group, rd raft.Ready) error {
-	was := g.told
+	was, vote := g.told, g.hard.vote
 	if rd.SoftState != nil {
 		g.told.lead, g.told.leader = rd.SoftState.Lead, rd.SoftState.RaftState == raft.StateLeader
 	}
 	if rd.HardState != nil {
-		g.told.term = rd.HardState.GetTerm()
+		g.told.term, g.commit = rd.HardState.GetTerm(), rd.HardState.GetCommit()
+		if vote != rd.HardState.GetVote() {
+			c.rest(g)
+		}
 	}
 	g.role, g.stale = g.told, false
 	if was.leader && (!g.role.leader || g.role.term != was.term) || !g.role.leader && len(g.fates) > 0 {
 		c.lose(g)
 	}
+	if was != g.told {
+		c.moved(g, was)
+	}
+	if len(rd.ReadStates) > 0 {
+		c.confirmed(g, rd.ReadStates)
+	}
 	for _, m := range rd.Messages {
 		switch {
 		case m.GetTo() == raft.LocalAppendThread:
-			c.toAppend(g, m)
+			if err := c.toAppend(g, m); err != nil {
+				return err
+			}
 		case m.GetTo() == raft.LocalApplyThread:
 			if err := c.toApply(g, m); err != nil {
 				return err
@@ -263,6 +278,12 @@ func (c *core) absorb(g *group, rd raft.Ready) error {
 			if err := c.send(g, m); err != nil {
 				return err
 			}
+		}
+	}
+	if g.offering {
+		g.offering = false
+		if !g.installing { // the log was faster, or the leader another
+			c.order(orderDrop, g.shard, dunlin.SnapshotMeta{})
 		}
 	}
 	return nil
@@ -276,6 +297,7 @@ func (c *core) lose(g *group) {
 		g.announced = 0
 	}
 	c.fail(g, dunlin.ErrNotOwner)
+	c.endChange(g, dunlin.ErrNotOwner)
 }
 
 func (c *core) fail(g *group, err error) {
@@ -294,29 +316,50 @@ func (c *core) resolve(g *group, f fate, err error) {
 	c.events = append(c.events, event{shard: g.shard, done: f.done, index: index, err: err, size: f.size})
 }
 
-func (c *core) toAppend(g *group, m *pb.Message) {
-	b := c.append
-	if m.GetSnapshot() != nil {
-		panic(fmt.Sprintf("replica: shard %d: Raft accepted a snapshot that step should have refused", g.shard))
+func (c *core) toAppend(g *group, m *pb.Message) error {
+	// A snapshot replaces the state: nothing of the group may be being applied meanwhile.
+	if len(g.held) > 0 || m.GetSnapshot() != nil && g.applying > 0 {
+		g.held = append(g.held, m)
+		g.installing = true
+		return nil
 	}
-	if m.Term != nil && (m.GetTerm() != g.hard.term || m.GetVote() != g.hard.vote) {
+	b := c.append
+	part := appendPart{g: g, entries: m.Entries, after: m.Responses}
+	switch {
+	case m.GetSnapshot() != nil:
+		meta, err := parseMeta(m.GetSnapshot().GetData())
+		if err != nil {
+			return fmt.Errorf("snapshot of shard %d: %w", g.shard, err)
+		}
+		if m.Term != nil {
+			g.hard.term, g.hard.vote = m.GetTerm(), m.GetVote()
+		}
+		g.hard.commit = max(m.GetCommit(), meta.Index)
+		g.installing, part.snap, g.last = true, &meta, meta.Index
+		b.installs = append(b.installs, install{at: len(b.rows), meta: meta, hard: appendHard(nil, g.hard)})
+		b.sync, g.appendSeq = true, c.appendSeq
+	case m.Term != nil && (m.GetTerm() != g.hard.term || m.GetVote() != g.hard.vote):
 		c.keepHard(g, hardState{m.GetTerm(), m.GetVote(), m.GetCommit()})
 	}
 	for _, e := range m.Entries {
 		g.place(e)
+		g.last = e.GetIndex()
 		b.rows = append(b.rows, dunlin.LogRow{Shard: g.shard, Index: e.GetIndex(), Term: e.GetTerm(), Type: uint8(e.GetType()), Data: e.Data})
 		b.bytes += int(entryBytes(e))
 		b.sync = true
 	}
 	if len(m.Entries) > 0 || len(m.Responses) > 0 {
-		b.parts = append(b.parts, appendPart{g, m.Entries, m.Responses})
+		b.parts = append(b.parts, part)
+		g.appendSeq = c.appendSeq
 	}
+	return nil
 }
 
 func (c *core) keepHard(g *group, h hardState) {
 	g.hard = h
 	c.append.rows = append(c.append.rows, dunlin.LogRow{Shard: g.shard, Hard: appendHard(nil, h)})
 	c.append.sync = true
+	g.appendSeq = c.appendSeq
 }
 
 func (c *core) toApply(g *group, m *pb.Message) error {
@@ -328,7 +371,7 @@ func (c *core) toApply(g *group, m *pb.Message) error {
 				d.Data = e.Data
 			}
 		} else {
-			conf, err := g.change(e)
+			conf, err := g.reconfigure(e, c.id)
 			if err != nil {
 				return err
 			}
@@ -343,15 +386,24 @@ func (c *core) toApply(g *group, m *pb.Message) error {
 		b.bytes += int(entryBytes(e))
 	}
 	b.parts = append(b.parts, applyPart{g, m.Entries, m.Responses})
+	g.applying++
 	return nil
 }
 
 func (c *core) send(g *group, m *pb.Message) error {
+	switch m.GetType() {
+	case pb.MsgHeartbeat:
+		// Raft tells a replica what is committed of what that replica has. How fresh it is it can tell by what is committed at all.
+		m.Index = &g.commit
+	case pb.MsgSnap:
+		c.sentSnap(g, m)
+	}
 	b, err := proto.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode %s of shard %d: %w", m.GetType(), g.shard, err)
 	}
 	c.sends = append(c.sends, Message{To: m.GetTo(), Shard: g.shard, Data: b})
+	c.sendBytes += len(b)
 	return nil
 }
 
@@ -378,16 +430,17 @@ func (c *core) after(g *group, ms []*pb.Message) error {
 // takeSends returns the messages for peers; they are the caller's.
 func (c *core) takeSends() []Message {
 	s := c.sends
-	c.sends = nil
+	c.sends, c.sendBytes = nil, 0
 	return s
 }
 
 // takeAppend returns what is to be written to the log, or nil. The caller must give it back to written.
 func (c *core) takeAppend() *appendBatch {
 	b := c.append
-	if len(b.rows) == 0 && len(b.parts) == 0 {
+	if len(b.rows) == 0 && len(b.parts) == 0 && len(b.installs) == 0 {
 		return nil
 	}
+	c.appendSeq++
 	if n := len(c.appendSpares); n > 0 {
 		c.append, c.appendSpares = c.appendSpares[n-1], c.appendSpares[:n-1]
 	} else {
@@ -398,8 +451,18 @@ func (c *core) takeAppend() *appendBatch {
 
 // written must be called once the batch is on disk.
 func (c *core) written(b *appendBatch) error {
+	c.writtenSeq++
+	defer c.letGo()
 	for i := range b.parts {
 		p := &b.parts[i]
+		if p.g.gone {
+			continue
+		}
+		if p.snap != nil {
+			if err := c.installed(p.g, p.snap); err != nil {
+				return err
+			}
+		}
 		p.g.st.appended(p.entries)
 		if err := c.after(p.g, p.after); err != nil {
 			return err
@@ -408,7 +471,8 @@ func (c *core) written(b *appendBatch) error {
 	}
 	clear(b.rows)
 	clear(b.parts)
-	*b = appendBatch{rows: b.rows[:0], parts: b.parts[:0]}
+	clear(b.installs)
+	*b = appendBatch{rows: b.rows[:0], parts: b.parts[:0], installs: b.installs[:0]}
 	c.appendSpares = append(c.appendSpares, b)
 	return nil
 }
@@ -425,27 +489,70 @@ func (c *core) takeApply() *applyBatch {
 
 // applied must be called once the state machine has applied the batch.
 func (c *core) applied(b *applyBatch) error {
+	defer c.letGo()
 	for i := range b.parts {
 		p := &b.parts[i]
-		g, last := p.g, p.entries[len(p.entries)-1]
-		g.applied = last.GetIndex()
-		c.acknowledge(g, p.entries)
-		if err := c.after(g, p.after); err != nil {
+		p.g.applying--
+		if p.g.gone {
+			continue
+		}
+		if err := c.appliedPart(p); err != nil {
 			return err
 		}
-		if g.sole { // otherwise a peer that lags may want them
-			g.st.forget(g.applied+1, g.st.bytesMax)
-		}
-		if g.look(); g.role.leader && g.announced != g.role.term && last.GetTerm() == g.role.term {
-			c.announce(g)
-		}
-		c.campaign(g)
 	}
 	clear(b.entries)
 	clear(b.parts)
 	*b = applyBatch{entries: b.entries[:0], parts: b.parts[:0]}
 	c.applySpare = b
 	return nil
+}
+
+func (c *core) appliedPart(p *applyPart) error {
+	g, last := p.g, p.entries[len(p.entries)-1]
+	g.applied = last.GetIndex()
+	c.acknowledge(g, p.entries)
+	if err := c.after(g, p.after); err != nil {
+		return err
+	}
+	c.remember(g)
+	if g.look(); g.role.leader && g.announced != g.role.term && last.GetTerm() == g.role.term {
+		c.announce(g)
+	}
+	for _, e := range p.entries {
+		if e.GetType() != pb.EntryNormal {
+			c.tellConf(g)
+			break
+		}
+	}
+	if ch := g.change; ch != nil && ch.final != 0 && ch.final <= g.applied {
+		c.endChange(g, nil)
+	}
+	c.fresh(g)
+	c.release(g)
+	c.campaign(g)
+	g.publish()
+	if held := g.held; g.applying == 0 && len(held) > 0 {
+		g.held = nil
+		for _, m := range held {
+			if err := c.toAppend(g, m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// remember keeps rows in memory that somebody may still want to be sent.
+func (c *core) remember(g *group) {
+	keep := g.applied
+	if g.role.leader && !g.sole {
+		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+			if p.State == tracker.StateReplicate {
+				keep = min(keep, p.Match)
+			}
+		})
+	}
+	g.st.forget(keep+1, g.st.bytesMax, g.sole)
 }
 
 // announce tells the owner that it is one: its own term's first entry is applied, so the state holds all that earlier
@@ -456,6 +563,10 @@ func (c *core) announce(g *group) {
 	}
 	g.announced = g.role.term
 	c.events = append(c.events, event{shard: g.shard, term: g.role.term, owner: true})
+	c.ask(g)
+	if c.abdicating {
+		c.giveAway(g)
+	}
 }
 
 // acknowledge tells the proposers of applied entries. Two lists in index order are merged; an entry of another term in a
@@ -489,10 +600,27 @@ func (c *core) takeEvents() []event {
 // close tells all proposers that nobody will know, and all owners that they are none.
 func (c *core) close() {
 	for _, g := range c.groups {
-		if g.announced != 0 {
-			c.events = append(c.events, event{shard: g.shard, term: g.announced})
-			g.announced = 0
+		if g != nil {
+			c.end(g, dunlin.ErrUnavailable)
 		}
-		c.fail(g, dunlin.ErrUnavailable)
 	}
+	for _, l := range c.leaving {
+		c.events = append(c.events, event{reply: l.reply, err: dunlin.ErrUnavailable})
+	}
+	c.leaving = nil
+}
+
+// end answers all that is pending in a group.
+func (c *core) end(g *group, err error) {
+	if g.announced != 0 {
+		c.events = append(c.events, event{shard: g.shard, term: g.announced})
+		g.announced = 0
+	}
+	c.fail(g, err)
+	if g.change != nil {
+		g.change.final = 0
+		c.endChange(g, err)
+	}
+	c.endTransfer(g, err)
+	c.endReads(g, err)
 }

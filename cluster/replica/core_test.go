@@ -26,7 +26,7 @@ type testNode struct {
 }
 
 func testConfig(id uint64, voters []uint64, shards int) Config {
-	cfg := Config{Node: id, Voters: voters, Shards: shards, ElectionTicks: 1 << 30, MaxEntryBytesPerRead: 4096,
+	cfg := Config{Node: id, Voters: voters, Shards: shards, Bootstrap: true, Seed: 1, ElectionTicks: 1 << 30, MaxEntryBytesPerRead: 4096,
 		Transport: noTransport{}, Logger: slog.New(slog.DiscardHandler)}
 	return cfg
 }
@@ -46,7 +46,7 @@ func (n *testNode) open(voters []uint64, shards int) error {
 	if err != nil {
 		return err
 	}
-	n.core, n.write = newCore(n.id, groups), nil
+	n.core, n.write = newCore(&cfg, groups), nil
 	return nil
 }
 
@@ -78,6 +78,9 @@ func (n *testNode) tell(owner func(sh dunlin.ShardID, term uint64, owner bool)) 
 		switch {
 		case e.done != nil:
 			e.done(e.index, e.err)
+		case e.reply != nil:
+			e.reply(e.err)
+		case e.conf != nil || e.leader:
 		default:
 			if owner != nil {
 				owner(e.shard, e.term, e.owner)

@@ -20,28 +20,48 @@ type Host struct {
 	core *core // the loop's
 	m    *metrics
 
+	clock func() dunlin.Time
+
 	owned []atomic.Uint64 // by shard: the term in which this node owns it, 0 if it does not
+	cells []cell          // by shard: what Status tells
 
 	in struct {
 		sync.Mutex
-		closed      bool
-		proposals   []proposal
-		messages    []inbound
-		truncations []*truncation
-		node        load64
-		shards      []load64
+		closed       bool
+		proposals    []proposal
+		messages     []inbound
+		messageBytes int
+		calls        []call
+		truncations  []*truncation
+		node         load64
+		shards       []load64
 	}
 	spareProposals []proposal // the loop's; swapped with in.proposals
 	spareMessages  []inbound
 
 	wake    chan struct{} // size 1: a set flag
 	started atomic.Bool
+	ended   chan struct{} // closed when Run has ended all
 
-	truncated []uint64 // maintain's; by shard
+	// replicas guards which replicas there are, against Ensure, Destroy and truncations that take their time: a token.
+	replicas chan struct{} // size 1
+	present  []bool        // by shard; guarded by replicas
+	tombs    [][]byte      // by shard: of replicas that are out of the core and not destroyed yet; guarded by replicas
 
-	writes  chan *appendBatch // to the writer; size 1: the loop never waits to hand one over
-	writeOK chan error        // from the writer; size 1: the writer never waits for the loop
-	writing *appendBatch
+	clerk clerk // the loop's
+
+	writes   chan *appendBatch // to the writer; size 1: the loop never waits to hand one over
+	writeOK  chan error        // from the writer; size 1: the writer never waits for the loop
+	writing  *appendBatch
+	applies  chan *applyBatch // likewise, to the applier
+	applyOK  chan error
+	applying *applyBatch
+}
+
+// call is a question to the core that is not a proposal.
+type call struct {
+	run    func(*core) error // an error is the host's end
+	refuse func()            // called instead if the host ends before; nil: nobody waits
 }
 
 // load64 counts what is pending.
@@ -60,6 +80,9 @@ type inbound struct {
 	m     *pb.Message
 }
 
+// smallMessage is one that is taken although the bytes are used up: heartbeats and votes.
+const smallMessage = 1 << 10
+
 // Open loads all groups, or gives birth to them on a new log. Nothing moves before Run.
 func Open(cfg Config) (*Host, error) {
 	cfg.setDefaults()
@@ -71,18 +94,21 @@ func Open(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{
-		cfg: cfg, owned: make([]atomic.Uint64, cfg.Shards), wake: make(chan struct{}, 1),
+		cfg: cfg, clock: monotonic(), owned: make([]atomic.Uint64, cfg.Shards), cells: make([]cell, cfg.Shards), wake: make(chan struct{}, 1),
+		ended: make(chan struct{}), replicas: make(chan struct{}, 1), present: make([]bool, cfg.Shards), tombs: make([][]byte, cfg.Shards),
 		writes: make(chan *appendBatch, 1), writeOK: make(chan error, 1),
+		applies: make(chan *applyBatch, 1), applyOK: make(chan error, 1),
 	}
 	h.in.shards = make([]load64, cfg.Shards)
 	if h.m, err = newMetrics(h, cfg.Metrics); err != nil {
 		return nil, err
 	}
-	h.truncated = make([]uint64, cfg.Shards)
 	for i, g := range groups {
-		h.truncated[i] = g.st.first - 1
+		if g != nil {
+			g.cell, h.present[i] = &h.cells[i], true
+		}
 	}
-	h.core = newCore(cfg.Node, groups)
+	h.core = newCore(&h.cfg, groups)
 	return h, nil
 }
 
@@ -148,18 +174,16 @@ func (h *Host) Owned(sh dunlin.ShardID) (term uint64, ok bool) {
 // Receive takes a message that another node's Transport was given for this one. It never blocks; what can't be queued is
 // lost, which Raft expects of a network.
 func (h *Host) Receive(sh dunlin.ShardID, data []byte) error {
-	m := &pb.Message{}
-	if err := proto.Unmarshal(data, m); err != nil {
-		return fmt.Errorf("%w: raft message: %w", dunlin.ErrInvalid, err)
-	}
-	if int(sh) >= h.cfg.Shards || m.GetTo() != h.cfg.Node || m.GetFrom() == h.cfg.Node || m.GetFrom() == raft.None ||
-		raft.IsLocalMsgTarget(m.GetFrom()) || raft.IsLocalMsg(m.GetType()) {
-		return fmt.Errorf("%w: raft message %s from %d to %d for shard %d", dunlin.ErrInvalid, m.GetType(), m.GetFrom(), m.GetTo(), sh)
+	m, err := parseMessage(&h.cfg, sh, data)
+	if err != nil {
+		return err
 	}
 	h.in.Lock()
-	full := h.in.closed || len(h.in.messages) >= h.cfg.MessagesMax
+	full := h.in.closed || len(h.in.messages) >= h.cfg.MessagesMax ||
+		len(data) > smallMessage && h.in.messageBytes+len(data) > h.cfg.MessagesBytesMax
 	if !full {
 		h.in.messages = append(h.in.messages, inbound{sh, m})
+		h.in.messageBytes += len(data)
 	}
 	h.in.Unlock()
 	if full {
@@ -169,6 +193,21 @@ func (h *Host) Receive(sh dunlin.ShardID, data []byte) error {
 	return nil
 }
 
+// parseMessage reads a message from a peer for this node.
+func parseMessage(cfg *Config, sh dunlin.ShardID, data []byte) (*pb.Message, error) {
+	m := &pb.Message{}
+	if err := proto.Unmarshal(data, m); err != nil {
+		return nil, fmt.Errorf("%w: raft message: %w", dunlin.ErrInvalid, err)
+	}
+	if err := checkMessage(m); err != nil {
+		return nil, fmt.Errorf("%w: %w of shard %d", dunlin.ErrInvalid, err, sh)
+	}
+	if int(sh) >= cfg.Shards || m.GetTo() != cfg.Node || m.GetFrom() == cfg.Node || m.GetFrom() == raft.None || raft.IsLocalMsgTarget(m.GetFrom()) {
+		return nil, fmt.Errorf("%w: raft message %s from %d to %d for shard %d", dunlin.ErrInvalid, m.GetType(), m.GetFrom(), m.GetTo(), sh)
+	}
+	return m, nil
+}
+
 // Run drives the groups until ctx ends or the log or the state machine fails, and returns once all it started has ended.
 // What is being written when ctx ends is still applied and acknowledged; all else that is pending gets ErrUnavailable.
 // Run may be called once.
@@ -176,19 +215,38 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.started.Swap(true) {
 		return errors.New("replica host: Run was called twice")
 	}
+	defer close(h.ended)
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(h.writer)
+	wg.Go(h.applier)
 	wg.Go(func() { h.maintain(ctx) })
+	h.clerk = clerk{cfg: &h.cfg, slots: make(chan struct{}, h.cfg.FetchesMax), spawn: wg.Go, stop: map[dunlin.ShardID]context.CancelFunc{},
+		last: map[dunlin.ShardID]chan struct{}{}, post: func(run func(*core) error) { h.call(call{run: run}) }}
 	err := h.loop(ctx)
 	h.close(err)
 	cancel()
 	close(h.writes)
+	close(h.applies)
 	wg.Wait()
 	if err != nil {
 		h.cfg.Fatal(err)
 	}
 	return err
+}
+
+// call hands a question to the loop. It returns false if the host has ended.
+func (h *Host) call(c call) bool {
+	h.in.Lock()
+	closed := h.in.closed
+	if !closed {
+		h.in.calls = append(h.in.calls, c)
+	}
+	h.in.Unlock()
+	if !closed {
+		h.Flush()
+	}
+	return !closed
 }
 
 // writer appends to the log beside the loop.
@@ -198,43 +256,59 @@ func (h *Host) writer() {
 	}
 }
 
+// applier applies beside the loop, where others wait for this node's heartbeats: a state that stalls must not depose it.
+func (h *Host) applier() {
+	for b := range h.applies {
+		h.applyOK <- h.doApply(b)
+	}
+}
+
 func (h *Host) write(b *appendBatch) error {
 	start := h.cfg.Clock()
-	if err := h.cfg.Log.Append(b.rows, b.sync); err != nil {
-		return fmt.Errorf("append to log: %w", err)
+	if err := b.write(&h.cfg); err != nil {
+		return err
 	}
 	h.m.wrote(b, h.cfg.Clock().Sub(start))
 	return nil
 }
 
+// write does what a batch says: rows, and snapshots between them.
+func (b *appendBatch) write(cfg *Config) error {
+	from := 0
+	for i := range b.installs {
+		in := &b.installs[i]
+		if in.at > from {
+			if err := cfg.Log.Append(b.rows[from:in.at], true); err != nil {
+				return fmt.Errorf("append to log: %w", err)
+			}
+			from = in.at
+		}
+		if err := cfg.Snapshots.Install(in.meta, in.hard); err != nil {
+			return fmt.Errorf("install snapshot of shard %d: %w", in.meta.Shard, err)
+		}
+	}
+	if from < len(b.rows) {
+		if err := cfg.Log.Append(b.rows[from:], b.sync); err != nil {
+			return fmt.Errorf("append to log: %w", err)
+		}
+	}
+	return nil
+}
+
 // loop is the node's one turn after the other.
 func (h *Host) loop(ctx context.Context) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			re, ok := r.(readError)
-			if !ok {
-				panic(r)
-			}
-			err = re
-		}
-	}()
-	var ticker *time.Ticker
-	var ticks <-chan time.Time
+	defer caught(&err)
+	tick := ticker{every: h.cfg.TickEvery}
+	defer tick.stop()
 	for {
-		if err := h.turn(); err != nil {
+		if err := h.turn(ctx); err != nil {
 			return err
 		}
-		switch ticking := h.core.ticking(); {
-		case ticking && ticker == nil:
-			ticker = time.NewTicker(h.cfg.TickEvery)
-			defer ticker.Stop()
-			ticks = ticker.C
-		case ticking && ticks == nil:
-			ticker.Reset(h.cfg.TickEvery)
-			ticks = ticker.C
-		case !ticking && ticks != nil:
-			ticker.Stop()
-			ticks = nil
+		if h.core.ticking() {
+			tick.start()
+		} else {
+			tick.stop()
+			h.core.lastTick = 0
 		}
 		select {
 		case <-h.wake:
@@ -242,7 +316,16 @@ func (h *Host) loop(ctx context.Context) (err error) {
 			if err := h.wrote(err); err != nil {
 				return err
 			}
-		case <-ticks:
+		case err := <-h.applyOK:
+			if err := h.appliedBeside(err); err != nil {
+				return err
+			}
+		case <-tick.c:
+			// What came in while the loop was busy was in time.
+			if err := h.gather(); err != nil {
+				return err
+			}
+			h.core.at(h.clock())
 			h.core.tick()
 		case <-ctx.Done():
 			return h.drain()
@@ -250,27 +333,68 @@ func (h *Host) loop(ctx context.Context) (err error) {
 	}
 }
 
+// ticker is a time.Ticker that can be off.
+type ticker struct {
+	every time.Duration
+	t     *time.Ticker
+	c     <-chan time.Time // nil: off
+}
+
+func (t *ticker) start() {
+	switch {
+	case t.c != nil:
+		return
+	case t.t == nil:
+		t.t = time.NewTicker(t.every)
+	default:
+		t.t.Reset(t.every)
+	}
+	t.c = t.t.C
+}
+
+func (t *ticker) stop() {
+	if t.c != nil {
+		t.t.Stop()
+		t.c = nil
+	}
+}
+
 // turn works until there is nothing to do but wait.
-func (h *Host) turn() error {
+func (h *Host) turn(ctx context.Context) error {
 	for {
-		h.gather()
+		if err := h.gather(); err != nil {
+			return err
+		}
 		if err := h.core.ready(); err != nil {
 			return err
 		}
 		h.send()
-		apply := h.core.takeApply()
+		// Where others wait for heartbeats nothing that may stall is done in the loop.
+		beside := h.core.ticking()
+		var apply *applyBatch
+		if h.applying == nil {
+			apply = h.core.takeApply()
+		}
 		if h.writing == nil {
-			if err := h.startWrite(apply != nil); err != nil {
+			if err := h.startWrite(beside || apply != nil); err != nil {
 				return err
 			}
 		}
-		if apply != nil {
+		switch {
+		case apply != nil && beside:
+			h.applying = apply
+			h.applies <- apply
+		case apply != nil:
 			if err := h.apply(apply); err != nil {
 				return err
 			}
 		}
+		for _, o := range h.core.takeOrders() {
+			h.clerk.do(ctx, o)
+		}
 		h.deliver()
-		if len(h.core.dirty) == 0 || h.writing != nil {
+		if len(h.core.dirty) == 0 || h.writing != nil || h.applying != nil && h.core.full() {
+			h.send()
 			return nil
 		}
 	}
@@ -283,7 +407,7 @@ func (h *Host) startWrite(beside bool) error {
 	switch {
 	case b == nil:
 		return nil
-	case len(b.rows) == 0: // nothing but answers to what is on disk already
+	case len(b.rows) == 0 && len(b.installs) == 0: // nothing but answers to what is on disk already
 		return h.core.written(b)
 	case beside:
 		h.writing = b
@@ -304,7 +428,7 @@ func (h *Host) wrote(err error) error {
 	if err != nil {
 		return err
 	}
-	if len(h.core.append.rows) > 0 {
+	if len(h.core.append.rows)+len(h.core.append.installs) > 0 {
 		if err := h.startWrite(true); err != nil {
 			return err
 		}
@@ -312,12 +436,36 @@ func (h *Host) wrote(err error) error {
 	return h.core.written(b)
 }
 
-func (h *Host) apply(b *applyBatch) error {
+func (h *Host) doApply(b *applyBatch) error {
 	start := h.cfg.Clock()
-	if err := h.cfg.StateMachine.Apply(b.entries); err != nil {
-		return fmt.Errorf("apply to state: %w", err)
+	if err := b.apply(&h.cfg); err != nil {
+		return err
 	}
 	h.m.applied(b, h.cfg.Clock().Sub(start))
+	return nil
+}
+
+func (b *applyBatch) apply(cfg *Config) error {
+	if err := cfg.StateMachine.Apply(b.entries); err != nil {
+		return fmt.Errorf("apply to state: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) apply(b *applyBatch) error {
+	if err := h.doApply(b); err != nil {
+		return err
+	}
+	return h.core.applied(b)
+}
+
+// appliedBeside ends the apply beside the loop.
+func (h *Host) appliedBeside(err error) error {
+	b := h.applying
+	h.applying = nil
+	if err != nil {
+		return err
+	}
 	return h.core.applied(b)
 }
 
@@ -328,21 +476,40 @@ func (h *Host) send() {
 }
 
 // gather feeds the core with what came in. Messages go first: a proposal that an old owner made must meet them.
-func (h *Host) gather() {
+func (h *Host) gather() error {
 	h.in.Lock()
-	ps, ms, ts := h.in.proposals, h.in.messages, h.in.truncations
-	h.in.proposals, h.in.messages, h.in.truncations = h.spareProposals, h.spareMessages, nil
+	ps, ms, cs, ts := h.in.proposals, h.in.messages, h.in.calls, h.in.truncations
+	h.in.proposals, h.in.messages, h.in.calls, h.in.truncations = h.spareProposals, h.spareMessages, nil, nil
+	h.in.messageBytes = 0
 	h.in.Unlock()
+	if len(ms) > 0 || h.core.lastTick != 0 {
+		h.core.at(h.clock())
+	}
 	for _, m := range ms {
 		h.core.step(m.shard, m.m)
 	}
 	for _, p := range ps {
 		h.core.propose(p)
 	}
+	for i, c := range cs {
+		if err := c.run(h.core); err != nil {
+			for _, c := range cs[i+1:] {
+				c.drop()
+			}
+			return err
+		}
+	}
 	for _, t := range ts {
 		t.allow(h.core)
 	}
 	h.spareProposals, h.spareMessages = recycle(ps), recycle(ms)
+	return nil
+}
+
+func (c *call) drop() {
+	if c.refuse != nil {
+		c.refuse()
+	}
 }
 
 // recycle empties a slice for its next use, unless a burst made it huge.
@@ -370,27 +537,45 @@ func (h *Host) deliver() {
 	}
 	h.in.Unlock()
 	for i := range events {
-		switch e := &events[i]; {
-		case e.done != nil:
-			if e.err != nil {
-				h.m.refused(e.err)
-			}
-			e.done(e.index, e.err)
-		case e.owner:
-			h.owned[e.shard].Store(e.term)
-			h.cfg.OnOwner(e.shard, e.term, true)
-		default:
-			h.owned[e.shard].Store(0)
-			h.cfg.OnOwner(e.shard, e.term, false)
+		if e := &events[i]; e.done != nil && e.err != nil {
+			h.m.refused(e.err)
 		}
+		events[i].tell(&h.cfg, h.owned)
 	}
 	clear(events)
 }
 
+// tell calls whom it concerns.
+func (e *event) tell(cfg *Config, owned []atomic.Uint64) {
+	switch {
+	case e.done != nil:
+		e.done(e.index, e.err)
+	case e.reply != nil:
+		e.reply(e.err)
+	case e.conf != nil:
+		cfg.OnConf(e.shard, *e.conf)
+	case e.leader:
+		cfg.OnLeader(e.shard, e.term, dunlin.NodeID(e.lead))
+	case e.owner:
+		owned[e.shard].Store(e.term)
+		cfg.OnOwner(e.shard, e.term, true)
+	default:
+		owned[e.shard].Store(0)
+		cfg.OnOwner(e.shard, e.term, false)
+	}
+}
+
 // drain ends the write that is under way, and the one gathered behind it, and acknowledges what they committed.
 func (h *Host) drain() error {
-	for h.writing != nil {
-		if err := h.wrote(<-h.writeOK); err != nil {
+	for h.writing != nil || h.applying != nil {
+		var err error
+		select {
+		case err = <-h.writeOK:
+			err = h.wrote(err)
+		case err = <-h.applyOK:
+			err = h.appliedBeside(err)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -406,21 +591,22 @@ func (h *Host) drain() error {
 	return nil
 }
 
-// close refuses everything from now on, and answers all that is pending.
+// close refuses everything from now on, answers all that is pending, and tells the other replicas to take over.
 func (h *Host) close(err error) {
 	h.in.Lock()
 	h.in.closed = true
 	h.in.Unlock()
-	if h.writing != nil && err != nil { // the writer is not to be left with an answer nobody takes
-		<-h.writeOK
-		h.writing = nil
-	}
+	h.core.farewell()
+	h.send()
 	h.in.Lock()
-	ps, ts := h.in.proposals, h.in.truncations
-	h.in.proposals, h.in.messages, h.in.truncations = nil, nil, nil
+	ps, cs, ts := h.in.proposals, h.in.calls, h.in.truncations
+	h.in.proposals, h.in.messages, h.in.calls, h.in.truncations = nil, nil, nil, nil
 	h.in.Unlock()
 	for _, t := range ts {
 		t.refuse()
+	}
+	for _, c := range cs {
+		c.drop()
 	}
 	for _, p := range ps {
 		h.core.events = append(h.core.events, event{shard: p.shard, done: p.done, err: dunlin.ErrUnavailable, size: p.size})

@@ -32,6 +32,7 @@ func startHost(t *testing.T, cfg Config) *testHost {
 	if cfg.Shards == 0 {
 		cfg.Shards = 4
 	}
+	cfg.Bootstrap = cfg.Bootstrap || cfg.Snapshots == nil
 	if cfg.Log == nil {
 		h.log, h.state = newMemLog(cfg.Shards), newMemState(cfg.Shards)
 		cfg.Log, cfg.StateMachine = h.log, h.state
@@ -480,7 +481,7 @@ func TestHostRestarts(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	base := Config{Shards: 1, Log: newMemLog(1), StateMachine: newMemState(1)}
+	base := Config{Shards: 1, Bootstrap: true, Log: newMemLog(1), StateMachine: newMemState(1)}
 	for name, change := range map[string]func(*Config){
 		"no log":          func(c *Config) { c.Log = nil },
 		"too many shards": func(c *Config) { c.Shards = 1<<16 + 1 },

@@ -1,9 +1,12 @@
 package replica
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
 )
 
 // Conf is the replica set of a shard: who votes, and who only receives the log.
@@ -81,4 +84,119 @@ type Recovered struct {
 	Last    uint64 // what the log had: entries behind Commit may or may not have been acknowledged, all of them are kept
 	Term    uint64 // the new term
 	Was     Conf   // the replica set as of Applied: what its voters acknowledged behind Last is lost
+}
+
+// cell is what other goroutines may know of a group at any time.
+type cell struct {
+	flags, term, lead, transferee atomic.Uint64
+	applied, commit, first, last  atomic.Uint64
+	fresh                         atomic.Int64 // freshness.at
+	conf                          atomic.Pointer[Conf]
+	progress                      atomic.Pointer[[]Progress]
+}
+
+const (
+	flagPresent = 1 << iota
+	flagInitialised
+	flagMuted
+	flagLeader
+	flagAlone
+)
+
+func put(a *atomic.Uint64, v uint64) {
+	if a.Load() != v { // a load is a lot cheaper
+		a.Store(v)
+	}
+}
+
+// publish brings the group's cell up to date.
+func (g *group) publish() {
+	c := g.cell
+	flags := uint64(flagPresent)
+	if len(g.conf.Voters) > 0 {
+		flags |= flagInitialised
+	}
+	if g.applied < g.floor && !g.alone {
+		flags |= flagMuted
+	}
+	if g.told.leader {
+		flags |= flagLeader
+	}
+	if g.alone {
+		flags |= flagAlone
+	}
+	put(&c.flags, flags)
+	put(&c.term, g.told.term)
+	put(&c.lead, g.told.lead)
+	put(&c.applied, g.applied)
+	put(&c.commit, max(g.commit, g.applied))
+	put(&c.first, g.st.first)
+	put(&c.last, g.last)
+	if c.conf.Load() == nil {
+		conf := exportConf(g.conf, g.applied)
+		c.conf.Store(&conf)
+	}
+	if !g.told.leader && c.progress.Load() != nil {
+		c.progress.Store(nil)
+		c.transferee.Store(0)
+	}
+}
+
+// publishProgress tells how the other replicas get on.
+func (g *group) publishProgress() {
+	if !g.told.leader || len(g.peers) == 0 {
+		return
+	}
+	list := make([]Progress, 0, len(g.peers))
+	g.rn.WithProgress(func(id uint64, typ raft.ProgressType, p tracker.Progress) {
+		if g.peer(id) == nil {
+			return
+		}
+		out := Progress{Node: dunlin.NodeID(id), Learner: typ == raft.ProgressTypeLearner, Match: p.Match, Next: p.Next, Active: p.RecentActive}
+		switch p.State {
+		case tracker.StateReplicate:
+			out.State = Replicating
+		case tracker.StateSnapshot:
+			out.State, out.Snapshot = Snapshot, p.PendingSnapshot
+		default:
+			out.State = Probing
+		}
+		list = append(list, out)
+	})
+	g.cell.progress.Store(&list)
+	put(&g.cell.transferee, g.rn.BasicStatus().LeadTransferee)
+}
+
+// vanish makes the cell that of a shard without a replica.
+func (c *cell) vanish() {
+	c.flags.Store(0)
+	c.fresh.Store(0)
+	c.conf.Store(nil)
+	c.progress.Store(nil)
+}
+
+func (c *cell) status(sh dunlin.ShardID, now dunlin.Time) Status {
+	flags := c.flags.Load()
+	s := Status{Shard: sh, Present: flags&flagPresent != 0}
+	if !s.Present {
+		return s
+	}
+	s.Initialised, s.Muted, s.Leader = flags&flagInitialised != 0, flags&flagMuted != 0, flags&flagLeader != 0
+	s.Term, s.Lead, s.Transferee = c.term.Load(), dunlin.NodeID(c.lead.Load()), dunlin.NodeID(c.transferee.Load())
+	s.Applied, s.Commit, s.First, s.Last = c.applied.Load(), c.commit.Load(), c.first.Load(), c.last.Load()
+	if conf := c.conf.Load(); conf != nil {
+		s.Conf = *conf
+		s.Conf.Index = max(s.Conf.Index, s.Applied)
+	}
+	if p := c.progress.Load(); p != nil && s.Leader {
+		s.Progress = *p
+	}
+	switch at := c.fresh.Load(); {
+	case s.Leader && flags&flagAlone != 0:
+	case at == 0:
+		s.Heard = -1
+	default:
+		s.Heard = max(now.Sub(dunlin.Time(at)), 0)
+	}
+	return s
 }

@@ -28,6 +28,22 @@ type storage struct {
 	recent      []*pb.Entry
 	recentBytes int
 	bytesMax    int
+
+	sizes logSizes
+
+	// A snapshot for replicas that the log can't feed any more. Raft asks for it in the middle of a step, so it is made
+	// beforehand: Snapshot notes that one is wanted, and has it the next time.
+	exports   bool                 // there is somebody to make one
+	export    *dunlin.SnapshotMeta // open at Config.Snapshots, and its entries are kept in the log from there on
+	wanted    bool
+	used      bool   // since core looked last
+	confBytes []byte // the replica set now: a snapshot from before a change does not know who is to receive it
+}
+
+func newStorage(cfg *Config, sh dunlin.ShardID, first, last uint64) *storage {
+	st := &storage{shard: sh, log: cfg.Log, first: max(first, 1), last: last, bytesMax: cfg.RecentBytesMax}
+	st.sizes.guess(st.first, last)
+	return st
 }
 
 // readError is the panic value for a log that cannot be read.
@@ -35,6 +51,17 @@ type readError struct{ err error }
 
 func (e readError) Error() string { return e.err.Error() }
 func (e readError) Unwrap() error { return e.err }
+
+// caught, deferred, makes an error of such a panic again.
+func caught(err *error) {
+	if r := recover(); r != nil {
+		re, ok := r.(readError)
+		if !ok {
+			panic(r)
+		}
+		*err = re
+	}
+}
 
 func (s *storage) InitialState() (*pb.HardState, *pb.ConfState, error) {
 	h := s.hard
@@ -44,8 +71,17 @@ func (s *storage) InitialState() (*pb.HardState, *pb.ConfState, error) {
 func (s *storage) FirstIndex() (uint64, error) { return s.first, nil }
 func (s *storage) LastIndex() (uint64, error)  { return s.last, nil }
 
-// Snapshot always says "later": a replica that needs one is not served before snapshots stream between nodes.
+// Snapshot returns the snapshot that is open, or says "later" and sees to it that there will be one.
 func (s *storage) Snapshot() (*pb.Snapshot, error) {
+	if x := s.export; x != nil && x.Index+1 >= s.first && sameConf(x.Conf, s.confBytes) {
+		cs, err := parseConf(x.Conf)
+		if err != nil {
+			return nil, readError{fmt.Errorf("snapshot of shard %d: %w", s.shard, err)}
+		}
+		s.used = true
+		return &pb.Snapshot{Data: appendMeta(nil, x), Metadata: &pb.SnapshotMetadata{ConfState: cs, Index: &x.Index, Term: &x.Term}}, nil
+	}
+	s.wanted = s.exports
 	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
 
@@ -138,11 +174,21 @@ func (s *storage) appended(ents []*pb.Entry) {
 	for _, e := range ents {
 		s.recentBytes += int(entryBytes(e))
 	}
-	s.forget(s.recentFirst(), s.bytesMax)
+	s.sizes.add(ents)
+	s.forget(s.recentFirst(), s.bytesMax, false)
 }
 
-// forget drops the oldest rows from memory: those before index before, and more until at most bytesMax are left.
-func (s *storage) forget(before uint64, bytesMax int) {
+// installed makes the log begin, and end, behind a snapshot.
+func (s *storage) installed(index, term uint64) {
+	s.first, s.last, s.prevTerm = index+1, index, term
+	s.recent, s.recentBytes = nil, 0
+	s.sizes.guess(s.first, s.last)
+	s.export, s.wanted = nil, false
+}
+
+// forget drops the oldest rows from memory: those before index before, and more until at most bytesMax are left. With reuse
+// set there is nobody whom rows are being sent to.
+func (s *storage) forget(before uint64, bytesMax int, reuse bool) {
 	n, rf := 0, s.recentFirst()
 	for n < len(s.recent) && (rf+uint64(n) < before || s.recentBytes > bytesMax) {
 		s.recentBytes -= int(entryBytes(s.recent[n]))
@@ -153,7 +199,7 @@ func (s *storage) forget(before uint64, bytesMax int) {
 		return
 	}
 	// Nobody holds a slice of the array if all that was in it is applied; if the bound emptied it, somebody may.
-	if before > s.last && cap(s.recent) <= 1024 {
+	if reuse && before > s.last && cap(s.recent) <= 1024 {
 		clear(s.recent)
 		s.recent = s.recent[:0]
 	} else {
@@ -172,6 +218,7 @@ func (s *storage) compact(upTo uint64) error {
 		return err
 	}
 	s.first, s.prevTerm = upTo+1, t
-	s.forget(s.first, s.bytesMax)
+	s.sizes.drop(upTo)
+	s.forget(s.first, s.bytesMax, false)
 	return nil
 }

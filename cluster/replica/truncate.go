@@ -34,42 +34,50 @@ func (h *Host) maintain(ctx context.Context) {
 		case <-ticker.C:
 		}
 		h.Flush()
-		for i, done := range h.truncated {
-			upTo, err := h.truncate(ctx, dunlin.ShardID(i), done)
+		for i := range h.cells {
+			if h.cells[i].flags.Load() == 0 {
+				continue
+			}
+			err := h.truncate(ctx, dunlin.ShardID(i), h.cells[i].first.Load()-1)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
 				// Nothing is lost but space; the next round tries again.
 				h.cfg.Logger.LogAttrs(ctx, slog.LevelError, "log was not truncated", slog.Int("shard", i), slog.Any("error", err))
-				continue
 			}
-			h.truncated[i] = upTo
 		}
 	}
 }
 
 // truncate drops a shard's rows that neither a crash nor a reader of the past needs: the state machine surely keeps what
-// they did, and the archive has them. It returns up to where the log is truncated.
-func (h *Host) truncate(ctx context.Context, sh dunlin.ShardID, done uint64) (uint64, error) {
+// they did, and the archive has them. Those up to done are dropped already.
+func (h *Host) truncate(ctx context.Context, sh dunlin.ShardID, done uint64) error {
 	upTo := h.cfg.StateMachine.Durable(sh)
 	if upTo < done+uint64(h.cfg.TruncateEntriesMin) {
-		return done, nil
+		return nil
 	}
 	if h.cfg.Archiver != nil {
 		archived, err := h.cfg.Archiver.Archive(sh, upTo)
 		if err != nil {
-			return done, err
+			return err
 		}
 		if upTo = min(upTo, archived); upTo < done+uint64(h.cfg.TruncateEntriesMin) {
-			return done, nil
+			return nil
 		}
+	}
+	// The replica must not be destroyed between the core's leave and the truncation.
+	select {
+	case h.replicas <- struct{}{}:
+		defer func() { <-h.replicas }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	t := &truncation{shard: sh, upTo: upTo, reply: make(chan error, 1)}
 	h.in.Lock()
 	if h.in.closed {
 		h.in.Unlock()
-		return done, dunlin.ErrUnavailable
+		return dunlin.ErrUnavailable
 	}
 	h.in.truncations = append(h.in.truncations, t)
 	h.in.Unlock()
@@ -77,14 +85,14 @@ func (h *Host) truncate(ctx context.Context, sh dunlin.ShardID, done uint64) (ui
 	select {
 	case err := <-t.reply:
 		if err != nil || t.upTo <= done {
-			return done, err
+			return err
 		}
 	case <-ctx.Done():
-		return done, ctx.Err()
+		return ctx.Err()
 	}
 	if err := h.cfg.Log.Truncate(sh, t.upTo); err != nil {
-		return done, err
+		return err
 	}
 	h.m.truncations.Inc()
-	return t.upTo, nil
+	return nil
 }
