@@ -154,13 +154,15 @@ func (n *townNode) run(t testing.TB) {
 	t.Cleanup(func() { cancel(); <-done })
 }
 
-func (w *town) count() (n int) {
+// keys lists all rows.
+func (w *town) keys() (keys []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, rows := range w.rows {
-		n += len(rows)
+		keys = append(keys, slices.Collect(maps.Keys(rows))...)
 	}
-	return n
+	slices.Sort(keys)
+	return keys
 }
 
 // gateways runs n gateways over one town, feed and ingestor.

@@ -63,7 +63,8 @@ func TestScriptsKept(t *testing.T) {
 //	restart A                 it comes back under its id, with nothing in memory
 //	heal A                    a node that was cut off quietly is back
 //	majority lost|back
-//	rows                      who holds what
+//	own B                     B owns all shards from now on
+//	rows                      what is kept
 func TestScriptsCluster(t *testing.T) {
 	datadriven.Walk(t, "testdata/cluster", func(t *testing.T, path string) {
 		synctest.Test(t, func(t *testing.T) {
@@ -140,6 +141,9 @@ type scriptClient struct {
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
+	if d.Cmd == "rows" {
+		return strings.Join(s.town.keys(), "\n")
+	}
 	if d.Cmd == "open" {
 		s.open(d)
 	} else if err := s.do(d); err != nil {
@@ -251,6 +255,8 @@ func (s *script) cluster(d *datadriven.TestData) bool {
 				}
 			}
 		}
+	case "own":
+		s.town.set(func() { s.town.owner, s.town.term = nodeID(name), s.town.term+1 })
 	case "heal":
 		s.town.set(func() { s.town.nodes[nodeID(name)].stale = false })
 	case "close":
