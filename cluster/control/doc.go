@@ -11,8 +11,8 @@
 //	conf: ONE joint change: D becomes a voter, C goes
 //	row follows conf, with its index                             C's node destroys its replica
 //
-// Conf is the truth about what was decided, the row about what is meant. They are told apart by Placement.ConfIndex: if conf
-// is newer than the row, the row follows; if it is not, the row may name one learner that conf is still to get.
+// Conf is the truth about who votes: the row follows it, unless the report of it is older than the row (Placement.ConfIndex).
+// The row is the truth about what is meant: a learner that it names and conf lacks is still to be added.
 //
 // No step is taken that a majority of living voters would not survive, before and after; a shard without one is left alone
 // and told of in Health.

@@ -4,26 +4,24 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/dunlin-iot/dunlin"
 )
-
-// leftRest is how long the meta shard still feeds a member that has left, so that it learns of it.
-const leftRest = 10 * time.Second
-
-// endRest is how long a member must have had nothing before its membership ends: a promotion in the meta shard that is still
-// under way would otherwise make a voter of one that has left.
-const endRest = 15 * time.Second
 
 // meta does the meta shard's next step. Every member has a replica of it, as a learner if it is no voter, so that domains,
 // plugins, credentials and placement are known everywhere: learners are where new voters come from, and nobody waits for
 // the others.
 func (s *step) meta(sh *Shard) {
+	for _, id := range sh.Conf.Learners {
+		if !slices.Contains(sh.Row.Learners, id) {
+			s.write(sh, Placement{Voters: sh.Conf.Voters, Learners: with(sh.Row.Learners, id)}, "the replica set changed")
+			return
+		}
+	}
 	for _, id := range sh.Row.Learners {
 		if !slices.Contains(sh.Conf.Learners, id) && !slices.Contains(sh.Conf.Voters, id) {
 			if !s.alive(id) {
-				s.write(sh, Placement{Voters: sh.Conf.Voters, Learners: sh.Conf.Learners}, s.name(id)+" is not there")
+				s.write(sh, Placement{Voters: sh.Conf.Voters, Learners: without(sh.Row.Learners, id)}, s.name(id)+" is not there")
 				return
 			}
 			s.change(sh, s.name(id)+" has a replica of the meta shard, as every member has", ReplicaChange{id, AddLearner})
@@ -55,7 +53,7 @@ func (s *step) mayForget(sh *Shard, id dunlin.NodeID) bool {
 		return m == nil
 	}
 	p := progressOf(sh, id)
-	return !m.Alive || !p.Active || s.v.Now.Sub(s.c.left[id]) >= leftRest
+	return !m.Alive || !p.Active || s.v.Now.Sub(s.c.left[id]) >= s.lim.EndRest
 }
 
 // metaVoters does the next step of the meta shard's voters, and reports whether there was one to do.
@@ -122,7 +120,8 @@ func (s *step) demote(sh *Shard, id, up dunlin.NodeID, why string) {
 	s.change(sh, why, append(rs, ReplicaChange{id, kind})...)
 }
 
-// endMembers ends the membership of those that leave, or were replaced, and have nothing left but the meta shard's log.
+// endMembers ends the membership of those that leave, or were replaced, and have had nothing for a while but the meta shard's
+// log: a promotion there that is still under way would otherwise make a voter of one that has left.
 func (s *step) endMembers() {
 	meta := s.find(dunlin.MetaShard)
 	if meta == nil || !s.fresh(meta) {
@@ -143,7 +142,7 @@ func (s *step) endMembers() {
 			delete(s.c.ending, m.ID)
 		case !ok:
 			s.c.ending[m.ID] = s.v.Now
-		case s.v.Now.Sub(since) >= endRest:
+		case s.v.Now.Sub(since) >= s.lim.EndRest:
 			s.actions = append(s.actions, &SetMemberState{Member: m.ID, State: dunlin.MemberLeft,
 				Reason: s.pushWhy(m.ID) + ", and has no replica any more"})
 		}

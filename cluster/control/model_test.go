@@ -116,18 +116,23 @@ func (w *world) view() *View {
 	}
 	for _, g := range w.shards {
 		if w.alive(g.Owner) && slices.Contains(append(slices.Clone(g.Conf.Voters), g.Conf.Outgoing...), g.Owner) {
-			g.seen = w.now
-			g.said = g.Shard
-			g.said.Replicas = nil
-			for _, id := range slices.Concat(g.Conf.Voters, g.Conf.Outgoing, g.Conf.Learners) {
-				g.said.Replicas = append(g.said.Replicas, Progress{Node: id, Match: g.match[id], Active: w.alive(id)})
-			}
+			g.seen, g.said = w.now, *w.report(g)
 		}
 		s := g.said
 		s.ID, s.Row, s.Age = g.ID, g.Row, w.now.Sub(g.seen)
 		v.Shards = append(v.Shards, s)
 	}
 	return v
+}
+
+// report is what the shard's owner says.
+func (w *world) report(g *group) *Shard {
+	s := g.Shard
+	s.Replicas, s.Conf.Index = nil, g.Commit
+	for _, id := range slices.Concat(g.Conf.Voters, g.Conf.Outgoing, g.Conf.Learners) {
+		s.Replicas = append(s.Replicas, Progress{Node: id, Match: g.match[id], Active: w.alive(id)})
+	}
+	return &s
 }
 
 // tick lets a step's time pass in the groups.
@@ -205,7 +210,7 @@ func (w *world) carryOut(a Action) error {
 
 func (w *world) change(a *Change) error {
 	g := w.shards[a.Shard]
-	if g.Owner != a.Owner || g.Term != a.Term || g.Conf.Index != a.Conf || !g.Conf.settled() || !w.alive(g.Owner) {
+	if a.Check(w.report(g), w.lim) != nil || !g.Conf.settled() || !w.alive(g.Owner) {
 		return nil
 	}
 	voters, learners, next := slices.Clone(g.Conf.Voters), slices.Clone(g.Conf.Learners), []dunlin.NodeID(nil)
@@ -220,10 +225,7 @@ func (w *world) change(a *Change) error {
 				learners = with(learners, r.Node)
 			}
 		case AddVoter:
-			if !w.alive(r.Node) && !was {
-				return nil // the owner looks whether it hears of it
-			}
-			if g.match[r.Node]+2000 < g.Commit {
+			if g.match[r.Node]+2048 < g.Commit {
 				return fmt.Errorf("shard %d: %s becomes a voter and lacks %d entries", g.ID, r.Node, g.Commit-g.match[r.Node])
 			}
 			voters, learners = with(voters, r.Node), without(learners, r.Node)

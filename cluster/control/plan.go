@@ -150,22 +150,19 @@ func (s *step) count(sh *Shard) {
 	}
 }
 
-// ready reports whether a shard's row and conf agree and nothing of it is under way in Raft; if they don't it says the step
-// that makes them agree.
+// ready reports whether a shard's row and conf agree on who votes and nothing of it is under way in Raft; if the row has to
+// follow, it says so.
 func (s *step) ready(sh *Shard) bool {
-	if !s.fresh(sh) || !sh.Conf.settled() || len(sh.Conf.Voters) == 0 {
-		s.busy[sh.ID] = true
+	row, conf := &sh.Row, &sh.Conf
+	if !s.fresh(sh) || !conf.settled() || len(conf.Voters) == 0 || conf.Index < row.ConfIndex {
+		s.busy[sh.ID] = true // the owner's report is none, of a moment in between, or older than the row
 		return false
 	}
-	row, conf := &sh.Row, &sh.Conf
 	switch {
 	case row.Epoch == 0:
 		s.write(sh, Placement{Voters: conf.Voters, Learners: conf.Learners}, "the shard has no placement yet")
 		return false
-	case conf.Index < row.ConfIndex:
-		s.busy[sh.ID] = true // the report is older than the row
-		return false
-	case conf.Index > row.ConfIndex && !(sameIDs(row.Voters, conf.Voters) && sameIDs(row.Learners, conf.Learners)):
+	case !sameIDs(row.Voters, conf.Voters):
 		s.follow(sh)
 		return false
 	}
@@ -179,12 +176,12 @@ func (s *step) follow(sh *Shard) {
 	if mv := sh.Row.Move; mv != nil {
 		voter, from := slices.Contains(p.Voters, mv.To), slices.Contains(p.Voters, mv.From)
 		switch {
-		case slices.Contains(p.Learners, mv.To) || voter && from:
-			p.Move = mv
-		case voter:
+		case voter && !from:
 			why = "replica on " + s.name(mv.To) + " is there: " + mv.Why
-		default:
-			why = "replica on " + s.name(mv.To) + " was given up"
+		case voter:
+			p.Move = mv // and from goes next
+		default: // somebody else's doing; the move goes on
+			p.Move, p.Learners = mv, with(p.Learners, mv.To)
 		}
 	}
 	s.write(sh, p, why)
@@ -234,7 +231,7 @@ func (s *step) change(sh *Shard, why string, rs ...ReplicaChange) {
 		s.busy[sh.ID] = true
 		return
 	}
-	s.do(sh, &Change{Shard: sh.ID, Owner: sh.Owner, Term: sh.Term, Conf: sh.Conf.Index, Replicas: rs, Reason: why})
+	s.do(sh, &Change{Shard: sh.ID, Owner: sh.Owner, Term: sh.Term, Conf: sh.Conf, Replicas: rs, Reason: why})
 }
 
 // want is a replica to be set in motion, once there is room.

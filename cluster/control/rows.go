@@ -18,13 +18,14 @@ const RowBytesMax = 64 << 10
 const nodesMax = 1024
 
 // Placement is a shard's row in dunlin.TablePlacement. A node makes an empty replica when the row names it, and destroys its
-// replica when the row doesn't and ConfIndex is beyond what the replica has applied as its replica set.
+// replica when the row doesn't and ConfIndex is not below what the replica has applied. It must do neither while its own
+// replica of the meta shard is behind, as it is after a start: a row of the past would let it destroy what was made since.
 type Placement struct {
 	Shard     dunlin.ShardID           `json:"shard"`
 	Voters    []dunlin.NodeID          `json:"voters"`
 	Learners  []dunlin.NodeID          `json:"learners,omitempty"`
 	Epoch     uint64                   `json:"epoch"`            // counts the row's writes
-	ConfIndex uint64                   `json:"conf_index"`       // of the replica set that the row follows
+	ConfIndex uint64                   `json:"conf_index"`       // the owner had applied so much when the row was written
 	Was       map[dunlin.NodeID]uint64 `json:"was,omitempty"`    // the ConfIndex with which a member, still one, lost its replica
 	Move      *Move                    `json:"moving,omitempty"` // the replica in motion
 }

@@ -17,7 +17,7 @@ func (s *step) shard(sh *Shard) *want {
 	mv := sh.Row.Move
 	for _, id := range sh.Conf.Learners {
 		if mv == nil || mv.To != id {
-			s.change(sh, "a learner that nobody waits for", ReplicaChange{id, RemoveReplica})
+			s.change(sh, "nobody waits for the learner on "+s.name(id), ReplicaChange{id, RemoveReplica})
 			return nil
 		}
 	}
@@ -58,6 +58,12 @@ func (s *step) hopeless(sh *Shard, id dunlin.NodeID) string {
 	if d := s.down(id); d >= s.lim.LearnerGrace {
 		return s.name(id) + " is down for " + span(d)
 	}
+	if _, ok := s.c.avoid[place{sh.ID, id}]; ok {
+		return "it did not come on"
+	}
+	if !slices.Contains(sh.Row.Voters, sh.Row.Move.From) && len(sh.Conf.Voters) >= s.wanted(sh) {
+		return "it is no longer needed"
+	}
 	if st, ok := s.c.learners[place{sh.ID, id}]; ok && !s.caughtUp(sh, id) {
 		if d := s.v.Now.Sub(st.at); d >= s.lim.Patience {
 			s.c.avoid[place{sh.ID, id}] = s.v.Now.Add(s.lim.Avoid) // it looks fit: it would be chosen again
@@ -72,8 +78,6 @@ func (s *step) promote(sh *Shard, mv *Move) {
 	voters, why := sh.Conf.Voters, s.moveText(sh.ID, mv.From, mv.To)+": "+mv.Why
 	up := ReplicaChange{mv.To, AddVoter}
 	switch {
-	case !slices.Contains(voters, mv.From) && len(voters) >= s.wanted(sh):
-		s.change(sh, "replica on "+s.name(mv.To)+" is no longer needed", ReplicaChange{mv.To, RemoveReplica})
 	case !slices.Contains(voters, mv.From):
 		s.change(sh, why, up)
 	case sh.Owner != mv.From:

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -37,9 +38,9 @@ type Shard struct {
 	Age      time.Duration // of the report
 }
 
-// Conf is a Raft group's replica set, and the index of the entry that made it so.
+// Conf is a Raft group's replica set.
 type Conf struct {
-	Index        uint64
+	Index        uint64 // up to this entry it is known to hold: what its owner has applied
 	Voters       []dunlin.NodeID
 	Outgoing     []dunlin.NodeID // not empty: a joint change is not over
 	Learners     []dunlin.NodeID
@@ -47,6 +48,11 @@ type Conf struct {
 }
 
 func (c *Conf) settled() bool { return len(c.Outgoing) == 0 && len(c.LearnersNext) == 0 }
+
+// same reports whether two replica sets are alike, at whatever index.
+func (c *Conf) same(o *Conf) bool {
+	return sameIDs(c.Voters, o.Voters) && sameIDs(c.Outgoing, o.Outgoing) && sameIDs(c.Learners, o.Learners) && sameIDs(c.LearnersNext, o.LearnersNext)
+}
 
 // Progress is what an owner knows of a replica. It lists itself, too.
 type Progress struct {
@@ -82,6 +88,7 @@ type Limits struct {
 	LearnerGrace time.Duration // a learner whose member is dead for so long is given up; default 1m
 	Avoid        time.Duration // a member is no target for a shard for so long after it was given up; default 30m
 	ReportAge    time.Duration // an older report is none; default 10s
+	EndRest      time.Duration // a membership ends so long after the last replica went, and is told of so long; default 15s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -99,6 +106,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.LearnerGrace, time.Minute)
 	def(&l.Avoid, 30*time.Minute)
 	def(&l.ReportAge, 10*time.Second)
+	def(&l.EndRest, 15*time.Second)
 	l.Imbalance, l.LeadSlack = max(l.Imbalance, 2), max(l.LeadSlack, 1) // below, moves would never end
 	return l
 }
@@ -122,15 +130,37 @@ type WritePlacement struct {
 	Reason string
 }
 
-// Change asks the shard's owner for a membership change, all of Replicas in one. The owner refuses it in another term, for
-// another replica set, and if it has not heard lately of a replica that becomes a voter: the step may have been late.
+// Change asks the shard's owner for a membership change, all of Replicas in one. The owner does it if Check allows it still:
+// the step may have been late.
 type Change struct {
 	Shard    dunlin.ShardID
 	Owner    dunlin.NodeID
 	Term     uint64 // the owner's; another owner must not do it
-	Conf     uint64 // the change was meant for the replica set of this index; the owner refuses it for any other
+	Conf     Conf   // the replica set that it was meant for
 	Replicas []ReplicaChange
 	Reason   string
+}
+
+// Check says why the owner must not do the change now, with dunlin.ErrConflict, or nil. now is what the owner would report of
+// the shard at this moment (ID, Row and Age do not matter).
+func (a *Change) Check(now *Shard, lim Limits) error {
+	l := lim.withDefaults()
+	if now.Owner != a.Owner || now.Term != a.Term {
+		return fmt.Errorf("%w: change of shard %d was meant for the owner of term %d, this is %d", dunlin.ErrConflict, a.Shard, a.Term, now.Term)
+	}
+	if !a.Conf.same(&now.Conf) {
+		return fmt.Errorf("%w: change of shard %d was meant for another replica set", dunlin.ErrConflict, a.Shard)
+	}
+	for _, r := range a.Replicas {
+		p := progressOf(now, r.Node)
+		switch {
+		case r.Kind == AddVoter && (!p.Active || p.Snapshot != 0 || p.Match == 0 || p.Match+2*l.CatchUp < now.Commit):
+			return fmt.Errorf("%w: change of shard %d: %s is not caught up", dunlin.ErrConflict, a.Shard, r.Node)
+		case r.Kind != AddVoter && r.Node == now.Owner:
+			return fmt.Errorf("%w: change of shard %d: %s is its owner", dunlin.ErrConflict, a.Shard, r.Node)
+		}
+	}
+	return nil
 }
 
 // ReplicaChange is one replica's part in a Change.
