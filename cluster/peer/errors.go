@@ -61,6 +61,9 @@ func remoteError(node dunlin.NodeID, method string, number byte, text []byte) er
 			e.err = c.err
 		}
 	}
+	if e.err == context.DeadlineExceeded || e.err == context.Canceled { // as when we notice first
+		e.err = fmt.Errorf("%w: %w", dunlin.ErrUnavailable, e.err)
+	}
 	return e
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -307,7 +308,10 @@ func TestCallFlood(t *testing.T) {
 	}
 	// One that never reads its answers is cut off before they fill the memory.
 	m := lan.member(a.Addr().String(), 3, kindLink)
-	go drainSlowly(m)
+	var reader sync.WaitGroup
+	reader.Go(func() { drainSlowly(m) })
+	defer reader.Wait()
+	defer m.Close()
 	_ = m.SetWriteDeadline(time.Now().Add(10 * time.Second))
 	var buf []byte
 	for id := range uint32(100_000) {
