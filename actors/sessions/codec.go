@@ -38,7 +38,7 @@ type request struct {
 	kind      kind
 	key       dunlin.DeviceKey
 	node      dunlin.NodeID // who asks
-	epoch     uint64        // the holding's that it is about
+	epoch     uint64        // the holding's that it is about. Open: the newest that the caller has heard of
 	force     uint64        // open: the epoch of the holder that does not answer
 	clean     bool
 	done      bool

@@ -92,7 +92,7 @@ func (st state) open(q *request, at dunlin.Time) (state, reply) {
 	if h.node != 0 && h.node != q.node && q.force != h.epoch {
 		return st, reply{status: statusHeld, node: h.node, epoch: h.epoch}
 	}
-	next := &row{epoch: max(uint64(at), h.epoch+1), holder: q.node, expiry: q.expiry, since: at, will: q.will, willDelay: q.willDelay}
+	next := &row{epoch: max(uint64(at), h.epoch+1, q.epoch+1), holder: q.node, expiry: q.expiry, since: at, will: q.will, willDelay: q.willDelay}
 	a := reply{status: statusDone}
 	if h.node == q.node {
 		a.before = h.epoch

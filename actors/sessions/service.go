@@ -26,6 +26,7 @@ func (s *Service) Open(ctx context.Context, key dunlin.DeviceKey, o dunlin.Sessi
 	if err := q.valid(); err != nil {
 		return nil, err
 	}
+	q.epoch = s.holding(key) // clocks of owners differ
 	wait := retryMin
 	for {
 		a, err := s.ask(ctx, q)
@@ -268,6 +269,12 @@ func (s *Service) hold(key dunlin.DeviceKey, epoch uint64) {
 		h.epochs = map[string]uint64{}
 	}
 	h.epochs[key.String()] = epoch
+}
+
+func (s *Service) holding(key dunlin.DeviceKey) uint64 {
+	s.mine.Lock()
+	defer s.mine.Unlock()
+	return s.mine.byShard[s.cfg.ShardOf(key)].epochs[key.String()]
 }
 
 func (s *Service) unhold(key dunlin.DeviceKey, epoch uint64) {
