@@ -101,6 +101,7 @@ func (f *Feed) fillFrom(ctx context.Context, node dunlin.NodeID, req *pull) (*an
 // have them are asked, unless what is known is no older than Config.HeadAge or is being pulled right now. Whoever does not
 // answer in time is believed to be where it was last known to be: what was committed does not go back, so this is never ahead.
 func (f *Feed) Now(ctx context.Context) (dunlin.Cursor, error) {
+	f.look()
 	for range 2 { // whoever waited for another's round may need one more
 		missing := f.unknown()
 		if len(missing) == 0 {

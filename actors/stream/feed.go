@@ -90,16 +90,21 @@ func (f *Feed) Poke() {
 	}
 }
 
+// here tells whether there is a replica here, and whether it is up to date.
+func (f *Feed) here(sh dunlin.ShardID) (present, fresh bool) {
+	if f.alone() {
+		return true, true
+	}
+	age, ok := f.deps.Replicas.Fresh(sh)
+	return ok, ok && age <= f.cfg.FreshMax
+}
+
 // look asks how up to date the replicas here are, and marks what has changed for those who follow it.
 func (f *Feed) look() {
 	type seen struct{ present, fresh bool }
 	now := make([]seen, f.cfg.Shards)
 	for i := range now {
-		now[i] = seen{true, true}
-		if !f.alone() {
-			age, ok := f.deps.Replicas.Fresh(dunlin.ShardID(i))
-			now[i] = seen{ok, ok && age <= f.cfg.FreshMax}
-		}
+		now[i].present, now[i].fresh = f.here(dunlin.ShardID(i))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

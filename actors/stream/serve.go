@@ -135,9 +135,7 @@ func (f *Feed) readyToWait(fl *follower) bool {
 
 // answer appends what the replica here has to say about a position; nothing, if it has nothing new and always is not set.
 func (f *Feed) answer(w *replyWriter, at position, device *dunlin.DeviceKey, always bool) {
-	f.mu.Lock()
-	present, fresh := f.mu.shards[at.shard].present, f.mu.shards[at.shard].fresh
-	f.mu.Unlock()
+	present, fresh := f.here(at.shard)
 	w.open(at.shard, at.next)
 	head := f.deps.Local.Head(at.shard)
 	st := statusOK
