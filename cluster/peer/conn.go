@@ -404,10 +404,10 @@ func (c *conn) read(ctx context.Context) error {
 }
 
 // room makes place for more of a frame. The buffer grows with what has come, not with what a head promises, and shrinks
-// again behind a long frame.
+// again behind a very long one.
 func room(buf []byte, from, to int) (_ []byte, newFrom, newTo int) {
 	switch held := to - from; {
-	case held <= bufferBytes/2 && len(buf) > bufferBytes:
+	case held <= bufferBytes/2 && len(buf) > keepMax:
 		small := make([]byte, bufferBytes)
 		return small, 0, copy(small, buf[from:to])
 	case from > 0 && len(buf)-to < len(buf)/4:

@@ -28,13 +28,17 @@ func (m *atomicMax) see(v int64) int64 {
 }
 
 // drainSlowly reads a byte now and then.
-func drainSlowly(c net.Conn) {
+func drainSlowly(c net.Conn, stop chan struct{}) {
 	b := make([]byte, 1)
 	for {
 		if _, err := c.Read(b); err != nil {
 			return
 		}
-		<-time.After(10 * time.Millisecond)
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-stop:
+			return
+		}
 	}
 }
 

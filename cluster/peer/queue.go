@@ -3,9 +3,9 @@ package peer
 import "encoding/binary"
 
 const (
-	raftFrameMax = 256 << 10 // bytes of a Raft frame of several messages
-	copyMax      = 16 << 10  // bytes of a message that is copied into the frame; a longer one is referred to
-	keepMax      = 1 << 20   // bytes of a buffer that is kept for later
+	raftFrameMax = 48 << 10 // bytes of a Raft frame of several messages: fits what the other side reads at a time
+	copyMax      = 16 << 10 // bytes of a message that is copied into the frame; a longer one is referred to
+	keepMax      = 1 << 20  // bytes of a buffer that is kept for later
 )
 
 // raftq holds Raft messages on their way to one node, as the frames that are to be written: small ones behind each other in

@@ -203,12 +203,17 @@ func TestHostileConnections(t *testing.T) {
 	lan := newLAN(t)
 	a := lan.node(1, func(c *Config) { c.DialTimeout, c.HandshakesMax = 500*time.Millisecond, 64 })
 	addr := a.Addr().String()
-	for range 40 { // says nothing
+	var silent []net.Conn
+	for range 40 {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		silent = append(silent, c)
+	}
+	for _, c := range silent { // 16 of one host may stay for 500 ms
+		drain(t, c)
+		c.Close()
 	}
 	eventually(t, "the silent ones are thrown out", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.mu.hosts) == 0 })
 	for _, garbage := range []string{"GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\xff\xff" + strings.Repeat("x", 1000), strings.Repeat("\x00", 1<<16)} {
@@ -309,9 +314,11 @@ func TestCallFlood(t *testing.T) {
 	// One that never reads its answers is cut off before they fill the memory.
 	m := lan.member(a.Addr().String(), 3, kindLink)
 	var reader sync.WaitGroup
-	reader.Go(func() { drainSlowly(m) })
+	stop := make(chan struct{})
+	reader.Go(func() { drainSlowly(m, stop) })
 	defer reader.Wait()
 	defer m.Close()
+	defer close(stop)
 	_ = m.SetWriteDeadline(time.Now().Add(10 * time.Second))
 	var buf []byte
 	for id := range uint32(100_000) {
