@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/dunlin-iot/dunlin"
@@ -24,7 +25,7 @@ func TestLoneNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		owned := make(chan uint64, 8)
-		c, err := cluster.Open(cluster.Config{Shards: 8, Log: db.Log(), StateMachine: db.State(),
+		c, err := cluster.Open(cluster.Config{Shards: 8, Log: db.Log(), State: db.State(), Store: db.State(), Bootstrap: true, Encode: func(e *dunlin.Entry) []byte { return entry.Append(nil, e) },
 			OnOwner: func(_ dunlin.ShardID, term uint64, owner bool) {
 				if owner {
 					owned <- term
@@ -44,8 +45,10 @@ func TestLoneNode(t *testing.T) {
 				t.Errorf("life %d: owner in term %d, want %d", life, term, 2+life)
 			}
 		}
-		if err := c.Ready(); err != nil {
-			t.Error(err)
+		for tick := time.NewTicker(time.Millisecond); c.Ready() != nil; <-tick.C {
+			if t.Context().Err() != nil {
+				t.Fatal(c.Ready())
+			}
 		}
 		term, _ := c.Owned(3)
 		if n := len(rows(t, db)); n != int(life) {

@@ -25,12 +25,12 @@ type door interface {
 func (n *Node) openDoors(context.Context) error {
 	log, metrics := n.obs.Log, n.obs.Metrics
 	c, err := coap.New(coap.Config{Addr: n.cfg.CoAP, Open: n.cfg.Open, Log: log, Metrics: metrics, DrainTimeout: doorsGrace},
-		coap.Deps{Ingestor: n.directory, Inspector: n.directory, Auth: n.registry, Decoder: n.decoder})
+		coap.Deps{Ingestor: n.router, Inspector: n.router, Auth: n.registry, Decoder: n.decoder})
 	if err != nil {
 		return err
 	}
 	m, err := mqtt.New(mqtt.Config{Addr: n.cfg.MQTT, DrainMax: doorsGrace},
-		mqtt.Deps{Ingestor: n.directory, Auth: n.registry, Feed: n.db.Journal(), Decoder: n.decoder, Log: log, Metrics: metrics})
+		mqtt.Deps{Ingestor: n.router, Auth: n.registry, Feed: n.feed, Decoder: n.decoder, Log: log, Metrics: metrics})
 	if err != nil {
 		return err
 	}
@@ -38,9 +38,9 @@ func (n *Node) openDoors(context.Context) error {
 	if n.cfg.Insecure { // open on purpose: any name may lead here
 		hosts = []string{"*"}
 	}
-	h, err := httpapi.New(httpapi.Config{Addr: n.cfg.HTTP, Hosts: hosts, Version: httpapi.Version{Version: n.cfg.Version, Node: n.db.Identity().Node}, Ready: n.readiness,
+	h, err := httpapi.New(httpapi.Config{Addr: n.cfg.HTTP, Hosts: hosts, Version: httpapi.Version{Version: n.cfg.Version, Node: n.identity.Node}, Ready: n.readiness,
 		MetricsHandler: n.obs.MetricsHandler(), Metrics: metrics, Log: log, DrainTimeout: doorsGrace},
-		httpapi.Deps{Ingestor: n.directory, Inspector: n.directory, Registrar: n.registry, Auth: n.registry, Feed: n.db.Journal(), Decoder: n.decoder})
+		httpapi.Deps{Ingestor: n.router, Inspector: n.router, Registrar: n.router, Auth: n.registry, Feed: n.feed, Decoder: n.decoder})
 	if err != nil {
 		return err
 	}

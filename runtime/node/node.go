@@ -8,8 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -19,8 +19,14 @@ import (
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/actors"
 	"github.com/dunlin-iot/dunlin/actors/registry"
+	"github.com/dunlin-iot/dunlin/actors/router"
+	"github.com/dunlin-iot/dunlin/actors/sessions"
+	"github.com/dunlin-iot/dunlin/actors/stream"
 	"github.com/dunlin-iot/dunlin/cluster"
+	"github.com/dunlin-iot/dunlin/cluster/keys"
+	"github.com/dunlin-iot/dunlin/cluster/placement"
 	"github.com/dunlin-iot/dunlin/cluster/shard"
+	"github.com/dunlin-iot/dunlin/entry"
 	"github.com/dunlin-iot/dunlin/plugins"
 	"github.com/dunlin-iot/dunlin/protocols/payload"
 	"github.com/dunlin-iot/dunlin/runtime/config"
@@ -34,6 +40,10 @@ const (
 	doorsGrace  = 300 * time.Millisecond
 	actorsGrace = 300 * time.Millisecond
 	readyWait   = 30 * time.Second // for the first ownership of all shards, with the log replayed
+	memberWait  = 10 * time.Second // likewise, of a node that has others
+	tellEvery   = 5 * time.Second  // what a node waits for
+	handOverMax = time.Second      // for others to take what this node owns
+	leaveMax    = 500 * time.Millisecond
 )
 
 // Addrs are the bound addresses, host:port; Admin is "" without an admin listener.
@@ -43,20 +53,32 @@ type Addrs struct{ HTTP, MQTT, CoAP, Admin string }
 type Node struct {
 	cfg       config.Config
 	obs       *observe.Observer
+	identity  store.Identity
+	newborn   bool // the data folder is new
+	bootstrap bool // this node gives birth to the cluster's shards
+	keys      keys.Secret
+	network   *cluster.Network // nil: alone
 	db        *store.DB
 	blobs     *blob.Blobs
 	host      *plugins.Host
 	cluster   *cluster.Cluster
 	directory *actors.Directory
 	registry  *registry.Registry
+	router    *router.Router
+	modules   *router.Modules
+	feed      *stream.Feed
+	sessions  *sessions.Service
+	remote    *placement.Remote // nil: alone
 	decoder   *payload.Decoder
 	addrs     Addrs
 	ready     atomic.Bool
+	wired     atomic.Bool // router, feed and remote are there
 
-	inner, outer layer // inner: cluster and store; outer: doors
-	failed       chan struct{}
-	fail         sync.Once
-	failure      error
+	// net: links between nodes; inner: cluster and store; middle: what the doors speak to; outer: the doors.
+	net, inner, middle, outer layer
+	failed                    chan struct{}
+	fail                      sync.Once
+	failure                   error
 }
 
 // layer is a set of goroutines that end together.
@@ -70,11 +92,11 @@ type layer struct {
 func Start(ctx context.Context, cfg config.Config, obs *observe.Observer) (*Node, error) {
 	n := &Node{cfg: cfg, obs: obs, decoder: payload.NewDecoder(), failed: make(chan struct{})}
 	base := context.WithoutCancel(ctx)
-	for _, l := range []*layer{&n.inner, &n.outer} {
+	for _, l := range []*layer{&n.net, &n.inner, &n.middle, &n.outer} {
 		l.ctx, l.cancel = context.WithCancel(base)
 	}
-	for _, step := range []func(context.Context) error{n.openStore, n.openCluster, n.openPlugins, n.openRegistry, n.openActors,
-		n.runInner, n.guard, n.openDoors} {
+	for _, step := range []func(context.Context) error{n.identify, n.openStore, n.openCluster, n.openPlugins, n.openRegistry, n.openActors,
+		n.openRoutes, n.openRemote, n.runInner, n.guard, n.openDoors} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close())
 		}
@@ -84,17 +106,18 @@ func Start(ctx context.Context, cfg config.Config, obs *observe.Observer) (*Node
 }
 
 func (n *Node) openStore(context.Context) error {
-	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
-	}
 	var err error
 	n.db, err = store.Open(store.Config{
-		Dir: filepath.Join(n.cfg.Data, "db"), Identity: store.Identity{Shards: n.cfg.Shards}, ShardOf: n.shardOf,
-		OnApplied: func(sh dunlin.ShardID, index uint64, e *dunlin.Entry) { n.registry.OnApplied(sh, index, e) },
-		Retention: n.retention, Fatal: n.fatal, CacheBytes: n.cfg.CacheBytes, ArchiveAge: n.cfg.ArchiveAge, ArchiveBytes: n.cfg.ArchiveBytes,
+		Dir: n.folder(), Identity: n.folderIdentity(), ShardOf: n.shardOf,
+		OnApplied:   func(sh dunlin.ShardID, index uint64, e *dunlin.Entry) { n.registry.OnApplied(sh, index, e) },
+		OnInstalled: n.installed,
+		Retention:   n.retention, Fatal: n.fatal, CacheBytes: n.cfg.CacheBytes, ArchiveAge: n.cfg.ArchiveAge, ArchiveBytes: n.cfg.ArchiveBytes,
 		Log: n.obs.Log, Metrics: n.obs.Metrics,
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.db.Claim(n.identity.Cluster, n.identity.Node); err != nil {
 		return err
 	}
 	n.cfg.Shards = n.db.Identity().Shards // what the folder was made with
@@ -115,27 +138,33 @@ func (n *Node) retention(t dunlin.Tenant, id dunlin.DomainID) time.Duration {
 
 func (n *Node) openCluster(context.Context) error {
 	var err error
-	n.cluster, err = cluster.Open(cluster.Config{Shards: n.cfg.Shards, Log: n.db.Log(), StateMachine: n.db.State(),
+	n.cluster, err = cluster.Open(cluster.Config{NodeID: n.identity.NodeID, Name: n.identity.Node, Zone: n.cfg.Zone,
+		ClusterID: n.identity.Cluster, Shards: n.cfg.Shards, Bootstrap: n.bootstrap,
+		Replication: n.cfg.Replication, RepairAfter: n.cfg.RepairAfter, Founders: n.cfg.Expect,
+		Network: n.network, Log: n.db.Log(), State: n.db.State(), Snapshots: n.db, Chunks: n.db, Store: n.db.State(), Disk: n.db.Disk,
+		Encode:  func(e *dunlin.Entry) []byte { return entry.Append(nil, e) },
+		Version: n.cfg.Version, EntryMax: entry.Version,
 		OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) {
 			if owner {
 				n.directory.Own(sh, term)
 			} else {
 				n.directory.Disown(sh)
 			}
+			n.moved()
 		},
-		Fatal: n.fatal, Logger: n.obs.Log, Metrics: n.obs.Metrics})
+		OnMoved: n.moved, Fatal: n.fatal, Logger: n.obs.Log, Metrics: n.obs.Metrics})
 	return err
 }
 
 func (n *Node) openPlugins(context.Context) error {
 	var err error
-	n.host, err = plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: n.blobs.Get, Log: n.obs.Log, Metrics: n.obs.Metrics})
+	n.host, err = plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: func(h dunlin.ModuleHash) ([]byte, error) { return n.modules.Get(h) }, Log: n.obs.Log, Metrics: n.obs.Metrics})
 	return err
 }
 
 func (n *Node) openRegistry(context.Context) error {
 	cfg := registry.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Static: n.static()}
-	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: n.blobs.Put, TryConfig: n.host.TryConfig}
+	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: func(m []byte) (dunlin.ModuleHash, error) { return n.modules.Keep(m) }, TryConfig: n.host.TryConfig}
 	var err error
 	if n.registry, err = registry.New(cfg, deps); err != nil {
 		return err
@@ -176,14 +205,16 @@ func (n *Node) openActors(context.Context) error {
 	return nil
 }
 
-// runInner starts the cluster and waits until every shard is owned: the log is replayed then, and the registry complete.
+// runInner starts the cluster and waits until every shard has an owner and the registry is up to date. A new node waits as
+// long as it takes: it has nothing to offer before. One that was a member before opens its doors after a while all the same:
+// without a majority it has an answer for everybody, and an operator can ask it what is wrong.
 func (n *Node) runInner(ctx context.Context) error {
 	n.inner.run(n, func(ctx context.Context) error { return n.cluster.Run(ctx) })
 	n.inner.run(n, func(ctx context.Context) error { return n.db.Run(ctx) })
-	ctx, cancel := context.WithTimeoutCause(ctx, readyWait, fmt.Errorf("shards are not owned after %v", readyWait))
-	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
+	began := n.clock()
+	told := began
 	for n.cluster.Ready() != nil {
 		select {
 		case <-tick.C:
@@ -191,6 +222,17 @@ func (n *Node) runInner(ctx context.Context) error {
 			return n.failure
 		case <-ctx.Done():
 			return fmt.Errorf("start: %w: %w", context.Cause(ctx), n.cluster.Ready())
+		}
+		now := n.clock()
+		switch waited := now.Sub(began); {
+		case n.network == nil && waited > readyWait:
+			return fmt.Errorf("start: shards are not owned after %v: %w", readyWait, n.cluster.Ready())
+		case n.network != nil && !n.newborn && waited > memberWait:
+			n.obs.Log.Warn("this node is not ready, and opens its doors to say so", "why", n.cluster.Ready())
+			return nil
+		case now.Sub(told) > tellEvery:
+			told = now
+			n.obs.Log.Info("waiting for the cluster", "for", n.cluster.Ready())
 		}
 	}
 	return nil
@@ -221,35 +263,67 @@ func (n *Node) Failed() <-chan struct{} { return n.failed }
 // Addrs returns the bound addresses.
 func (n *Node) Addrs() Addrs { return n.addrs }
 
-// Registrar is the node's registry.
-func (n *Node) Registrar() dunlin.Registrar { return n.registry }
+// Registrar is the cluster's registry.
+func (n *Node) Registrar() dunlin.Registrar { return n.router }
 
-// Feed is what the node commits.
-func (n *Node) Feed() dunlin.Feed { return n.db.Journal() }
+// Feed is what the cluster commits.
+func (n *Node) Feed() dunlin.Feed { return n.feed }
 
-// Close ends the node from the outside in: doors, actors, cluster, store. What was acked is kept.
+// Cluster is what the node knows of its cluster.
+func (n *Node) Cluster() dunlin.ClusterAdmin { return n.cluster }
+
+// ClusterAddr is where other nodes join this one, "" if they can't.
+func (n *Node) ClusterAddr() string {
+	if n.network == nil {
+		return ""
+	}
+	return n.network.Addr()
+}
+
+// ClusterKey is the cluster's secret, "" if the node has none.
+func (n *Node) ClusterKey() string {
+	if n.keys.IsZero() {
+		return ""
+	}
+	return n.keys.String()
+}
+
+// Close ends the node from the outside in: doors, ownership, actors, cluster, store. What was acked is kept.
 func (n *Node) Close() error {
 	n.ready.Store(false)
 	n.outer.cancel()
 	n.outer.wg.Wait()
 	var errs []error
-	if n.directory != nil {
-		ctx, cancel := context.WithTimeout(n.inner.ctx, actorsGrace)
-		if err := n.directory.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	within := func(max time.Duration, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(n.inner.ctx, max)
+		defer cancel()
+		if err := f(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			errs = append(errs, err)
 		}
-		cancel()
+	}
+	if n.cluster != nil {
+		within(handOverMax, func(ctx context.Context) error { n.cluster.HandOver(ctx); return nil })
+	}
+	if n.router != nil {
+		within(actorsGrace, n.router.Close)
+	}
+	if n.directory != nil {
+		within(actorsGrace, n.directory.Close)
+	}
+	n.middle.cancel()
+	n.middle.wg.Wait()
+	if n.remote != nil {
+		within(actorsGrace, n.remote.Close)
+	}
+	if n.network != nil {
+		within(leaveMax, n.network.Leave)
 	}
 	n.inner.cancel()
 	n.inner.wg.Wait()
-	if n.host != nil {
-		errs = append(errs, n.host.Close())
-	}
-	if n.blobs != nil {
-		errs = append(errs, n.blobs.Close())
-	}
-	if n.db != nil {
-		errs = append(errs, n.db.Close())
+	n.net.cancel()
+	n.net.wg.Wait()
+	for _, c := range n.closers() {
+		errs = append(errs, c.Close())
 	}
 	select {
 	case <-n.failed:
@@ -257,6 +331,34 @@ func (n *Node) Close() error {
 	default:
 	}
 	return errors.Join(errs...)
+}
+
+// closers lists what holds files and sockets, in the order of closing.
+func (n *Node) closers() (cs []io.Closer) {
+	if n.network != nil {
+		cs = append(cs, n.network)
+	}
+	if n.host != nil {
+		cs = append(cs, n.host)
+	}
+	if n.blobs != nil {
+		cs = append(cs, n.blobs)
+	}
+	if n.db != nil {
+		cs = append(cs, n.db)
+	}
+	return cs
+}
+
+func (n *Node) clock() dunlin.Time { return dunlin.TimeOf(time.Now()) }
+
+// folderIdentity is what the store is to find in its folder, or to write into a new one.
+func (n *Node) folderIdentity() store.Identity {
+	id := n.identity
+	if !n.newborn { // what an older folder lacks is claimed once it is open
+		id.Cluster, id.Node = "", ""
+	}
+	return id
 }
 
 // host returns the host part of an address, for messages.

@@ -20,7 +20,6 @@ import (
 	"github.com/dunlin-iot/dunlin/internal/sim"
 	"github.com/dunlin-iot/dunlin/runtime/config"
 	"github.com/dunlin-iot/dunlin/runtime/node"
-	"github.com/dunlin-iot/dunlin/runtime/observe"
 	"github.com/spf13/cobra"
 )
 
@@ -31,6 +30,7 @@ type devFlags struct {
 	http, mqtt, coap, admin string
 	data                    string
 	sim                     int
+	nodes                   int
 	output                  string
 	logLevel                string
 }
@@ -43,7 +43,7 @@ func newDev(env Env) *cobra.Command {
 		Long: "dev starts a node that is open to everybody on this machine and to nobody else, with an example domain, its\n" +
 			"plugin and simulated fridges that send over CoAP and MQTT. Unknown devices register themselves. A port that\n" +
 			"is taken moves to the next free one. The data is thrown away at the end unless --data names a folder.",
-		Example: "  dunlin dev\n  dunlin dev --sim 0 --data ./my-data\n  dunlin dev --http 127.0.0.1:9000 -o json",
+		Example: "  dunlin dev\n  dunlin dev --nodes 3\n  dunlin dev --sim 0 --data ./my-data\n  dunlin dev --http 127.0.0.1:9000 -o json",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return f.run(c, env) },
 	}
@@ -55,6 +55,7 @@ func newDev(env Env) *cobra.Command {
 	fl.StringVar(&f.admin, "admin", "", "address of metrics and profiles; default none")
 	fl.StringVar(&f.data, "data", "", "folder to keep the data in; default a temporary one")
 	fl.IntVar(&f.sim, "sim", 25, "simulated fridges, 0 for none")
+	fl.IntVar(&f.nodes, "nodes", 1, "nodes of the cluster: with 3, each shard is kept by three of them, all in this process")
 	fl.StringVarP(&f.output, "output", "o", "text", "text, or json for one readiness line")
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 	return c
@@ -67,6 +68,9 @@ func (f *devFlags) run(c *cobra.Command, env Env) error {
 	if f.sim < 0 || f.sim > 10_000 {
 		return usageError{c.CommandPath(), fmt.Sprintf("--sim %d is not between 0 and 10000", f.sim)}
 	}
+	if f.nodes < 1 || f.nodes > nodesMax {
+		return usageError{c.CommandPath(), fmt.Sprintf("--nodes %d is not between 1 and %d", f.nodes, nodesMax)}
+	}
 	began := time.Now()
 	data := f.data
 	if data == "" {
@@ -77,25 +81,25 @@ func (f *devFlags) run(c *cobra.Command, env Env) error {
 		defer os.RemoveAll(dir)
 		data = filepath.Join(dir, "data")
 	}
-	n, moved, err := f.start(c.Context(), env, data)
+	ns, moved, err := f.start(c.Context(), env, data)
 	for range startsMax - 1 {
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
-		n, moved, err = f.start(c.Context(), env, data)
+		ns, moved, err = f.start(c.Context(), env, data)
 	}
 	if err != nil {
 		return err
 	}
-	if err := f.example(c.Context(), n); err != nil {
-		return errors.Join(err, n.Close())
-	}
 	out := &lines{w: c.OutOrStdout()}
-	if err := f.ready(out, n, moved, time.Since(began)); err != nil {
-		return errors.Join(err, n.Close())
+	if err := errors.Join(f.gather(c.Context(), ns, env), f.example(c.Context(), ns[0])); err != nil {
+		return errors.Join(err, ns.Close())
 	}
-	f.play(c.Context(), n, out)
-	err = n.Close()
+	if err := f.ready(out, ns, moved, time.Since(began)); err != nil {
+		return errors.Join(err, ns.Close())
+	}
+	f.play(c.Context(), ns, out)
+	err = ns.Close()
 	if f.output == "text" {
 		f.goodbye(out)
 	}
@@ -105,21 +109,6 @@ func (f *devFlags) run(c *cobra.Command, env Env) error {
 // startsMax is how often dev looks for free ports: one that was free may be taken, by another dev that starts just now,
 // before the node binds it.
 const startsMax = 4
-
-// start starts the node on free ports; moved lists those that were taken.
-func (f *devFlags) start(ctx context.Context, env Env, data string) (n *node.Node, moved []string, err error) {
-	cfg, moved, err := f.config()
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg.Data = data
-	obs, err := observe.Setup(env.Stderr, cfg.LogLevel, cfg.LogFormat)
-	if err != nil {
-		return nil, nil, err
-	}
-	n, err = node.Start(ctx, cfg, obs)
-	return n, moved, err
-}
 
 // config makes the node's settings; moved lists the ports that were taken.
 func (f *devFlags) config() (cfg config.Config, moved []string, err error) {
@@ -208,16 +197,17 @@ func (f *devFlags) example(ctx context.Context, n *node.Node) error {
 }
 
 // ready prints what there is and what to type next.
-func (f *devFlags) ready(out *lines, n *node.Node, moved []string, took time.Duration) error {
-	a := n.Addrs()
+func (f *devFlags) ready(out *lines, ns nodes, moved []string, took time.Duration) error {
+	a := ns[0].Addrs()
 	if f.output == "json" {
 		line, err := json.Marshal(struct {
-			HTTP  string `json:"http"`
-			MQTT  string `json:"mqtt"`
-			CoAP  string `json:"coap"`
-			PID   int    `json:"pid"`
-			Admin string `json:"admin,omitempty"`
-		}{a.HTTP, a.MQTT, a.CoAP, os.Getpid(), a.Admin})
+			HTTP  string       `json:"http"`
+			MQTT  string       `json:"mqtt"`
+			CoAP  string       `json:"coap"`
+			PID   int          `json:"pid"`
+			Admin string       `json:"admin,omitempty"`
+			Nodes []node.Addrs `json:"nodes,omitempty"`
+		}{a.HTTP, a.MQTT, a.CoAP, os.Getpid(), a.Admin, ns.addrs()})
 		if err != nil {
 			return err
 		}
@@ -236,6 +226,7 @@ func (f *devFlags) ready(out *lines, n *node.Node, moved []string, took time.Dur
 	out.printf("  HTTP    http://%-22s API, streams, http://%s/openapi.json\n", a.HTTP, a.HTTP)
 	out.printf("  MQTT    mqtt://%-22s d/{device}/t\n", a.MQTT)
 	out.printf("  CoAP    coap://%-22s d/{device}/t\n", a.CoAP)
+	ns.describe(out)
 	out.printf("  domain  %-29s plugin cold-chain: the mean of 5 temperatures above 8 °C raises an alert\n", exampleDomain)
 	out.printf("  devices %-29s new ones register themselves\n", fmt.Sprintf("%d simulated", f.sim))
 	out.printf("  data    %s\n\n", data)
@@ -257,7 +248,8 @@ func coapClient() string {
 }
 
 // play runs the simulated fleet and tells of alerts until ctx ends or the node can't go on.
-func (f *devFlags) play(ctx context.Context, n *node.Node, out *lines) {
+func (f *devFlags) play(ctx context.Context, ns nodes, out *lines) {
+	n := ns[0]
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -275,7 +267,7 @@ func (f *devFlags) play(ctx context.Context, n *node.Node, out *lines) {
 	}
 	select {
 	case <-ctx.Done():
-	case <-n.Failed(): // its disk, say: a node that can't go on must not look as if it did
+	case <-ns.failed(ctx): // its disk, say: a node that can't go on must not look as if it did
 	}
 	cancel()
 	wg.Wait()

@@ -22,10 +22,13 @@ func newServer(env Env) *cobra.Command {
 		Use:   "server",
 		Short: "Start a node that keeps its data",
 		Long: "server starts a node from a YAML file, the environment (DUNLIN_HTTP, …) and flags, the later over the earlier.\n" +
+			"With --cluster, nodes find each other by gossip and keep each shard on three of them; see `dunlin cluster`.\n" +
 			"On loopback it is open until somebody has a credential. It refuses to be reachable from other machines\n" +
 			"without device credentials and an API token, unless --insecure says that this is meant.",
-		Example: "  dunlin server --data ./dunlin-data\n  dunlin server --config dunlin.yaml\n  DUNLIN_API_TOKEN=$(openssl rand -hex 24) dunlin server --config dunlin.yaml",
-		Args:    cobra.NoArgs,
+		Example: "  dunlin server --data ./dunlin-data\n  dunlin server --config dunlin.yaml\n  DUNLIN_API_TOKEN=$(openssl rand -hex 24) dunlin server --config dunlin.yaml\n" +
+			"  dunlin server --cluster 10.0.0.1:7946                     # others may join this node\n" +
+			"  DUNLIN_CLUSTER_KEY=… dunlin server --cluster 10.0.0.2:7946 --join 10.0.0.1",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if out != "text" && out != "json" {
 				return usageError{c.CommandPath(), fmt.Sprintf("output %q is neither text nor json", out)}
@@ -55,6 +58,14 @@ func newServer(env Env) *cobra.Command {
 	fl.String("admin", def.Admin, "address of metrics and profiles, loopback only; default none")
 	fl.Bool("insecure", false, "be open to everybody, on any address")
 	fl.String("default-domain", "", "domain of devices that are not registered; its policy says whether they may be")
+	fl.String("name", "", "the node's name in the cluster; default the machine's")
+	fl.String("zone", "", "rack, room or region of the node: replicas of a shard are spread over zones")
+	fl.String("cluster", "", "host:port where other nodes reach this one (gossip; the next two ports are used, too); default alone")
+	fl.String("advertise", "", "host that other nodes dial, if it is not the one of --cluster")
+	fl.String("join", "", "members of the cluster to join, with commas: host, host:port, dns:name, srv:name, file:path")
+	fl.Int("bootstrap-expect", 0, "how many new nodes found a cluster together")
+	fl.Int("replication", def.Replication, "replicas of a shard, once there are as many nodes: 1, 3, 5 or 7; as the cluster is founded")
+	fl.Duration("repair-after", def.RepairAfter, "how long a node may be dead before its replicas are made anew elsewhere")
 	fl.String("log-level", def.LogLevel, "debug, info, warn or error")
 	fl.String("log-format", def.LogFormat, "text or json")
 	return c
@@ -81,7 +92,7 @@ func serve(c *cobra.Command, env Env, cfg config.Config, out string) error {
 	}
 	a := n.Addrs()
 	if out == "json" {
-		line, err := json.Marshal(map[string]any{"http": a.HTTP, "mqtt": a.MQTT, "coap": a.CoAP, "admin": a.Admin, "pid": os.Getpid()})
+		line, err := json.Marshal(map[string]any{"http": a.HTTP, "mqtt": a.MQTT, "coap": a.CoAP, "admin": a.Admin, "cluster": n.ClusterAddr(), "pid": os.Getpid()})
 		if err != nil {
 			return err
 		}
