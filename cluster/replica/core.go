@@ -43,6 +43,7 @@ type core struct {
 	append       *appendBatch // being gathered
 	appendSeq    uint64       // its number
 	writtenSeq   uint64       // of the last one given back
+	writingSince uint64       // the tick since when the log has been writing the one after it
 	appendSpares []*appendBatch
 	apply        *applyBatch
 	applySpare   *applyBatch // nil: being applied
@@ -440,6 +441,9 @@ func (c *core) takeAppend() *appendBatch {
 	if len(b.rows) == 0 && len(b.parts) == 0 && len(b.installs) == 0 {
 		return nil
 	}
+	if c.writtenSeq+1 == c.appendSeq {
+		c.writingSince = c.ticks
+	}
 	c.appendSeq++
 	if n := len(c.appendSpares); n > 0 {
 		c.append, c.appendSpares = c.appendSpares[n-1], c.appendSpares[:n-1]
@@ -452,6 +456,7 @@ func (c *core) takeAppend() *appendBatch {
 // written must be called once the batch is on disk.
 func (c *core) written(b *appendBatch) error {
 	c.writtenSeq++
+	c.writingSince = c.ticks
 	defer c.letGo()
 	for i := range b.parts {
 		p := &b.parts[i]
@@ -514,7 +519,6 @@ func (c *core) appliedPart(p *applyPart) error {
 	if err := c.after(g, p.after); err != nil {
 		return err
 	}
-	c.remember(g)
 	if g.look(); g.role.leader && g.announced != g.role.term && last.GetTerm() == g.role.term {
 		c.announce(g)
 	}
@@ -530,6 +534,7 @@ func (c *core) appliedPart(p *applyPart) error {
 	c.fresh(g)
 	c.release(g)
 	c.campaign(g)
+	c.remember(g) // and forget the others: nothing looks at p.entries from here on
 	g.publish()
 	if held := g.held; g.applying == 0 && len(held) > 0 {
 		g.held = nil

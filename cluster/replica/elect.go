@@ -44,6 +44,9 @@ func (c *core) tick() {
 	c.lastTick = c.now
 	c.ticks++
 	c.slack = max(c.slack-1, 0)
+	if c.writtenSeq+1 < c.appendSeq && c.ticks-c.writingSince == stallTicks+1 {
+		c.cfg.Logger.Warn("log is not written: shards are left to others", "ticks", stallTicks)
+	}
 	for _, g := range c.groups {
 		if g == nil || g.quiet() {
 			continue
@@ -55,6 +58,15 @@ func (c *core) tick() {
 		}
 		c.tickReads(g)
 	}
+}
+
+// stallTicks is how long a write to the log may take before the groups led here go to replicas that have all of them: what is
+// proposed here is not acknowledged meanwhile, however well the others do. Two seconds; a disk that all share gains nothing by it.
+const stallTicks = 66
+
+// stalled reports that the log does not get on.
+func (c *core) stalled() bool {
+	return c.writtenSeq+1 < c.appendSeq && c.ticks-c.writingSince > stallTicks
 }
 
 // excuse puts elections off by so many ticks more than now, up to two election timeouts.
@@ -69,8 +81,13 @@ func (c *core) tickLeader(g *group) {
 	c.mark(g)
 	c.tickSent(g)
 	c.tickTransfer(g)
-	if c.abdicating {
+	switch {
+	case c.abdicating:
 		c.giveAway(g)
+	case c.stalled():
+		if to, has := c.heir(g); has >= g.last && to != raft.None && g.transfer == nil {
+			c.hand(g, to)
+		}
 	}
 	if c.ticks%4 == uint64(g.shard)%4 {
 		g.publishProgress()
@@ -100,7 +117,7 @@ func (c *core) rest(g *group) {
 
 // stand campaigns, if the replica may be elected at all.
 func (c *core) stand(g *group) {
-	if g.mute() || g.installing || c.abdicating && !g.alone {
+	if g.mute() || g.installing || (c.abdicating || c.stalled()) && !g.alone {
 		return
 	}
 	g.stale = true
@@ -187,7 +204,7 @@ func (c *core) step(sh dunlin.ShardID, m *pb.Message) {
 			return
 		}
 	case pb.MsgTimeoutNow:
-		if g.mute() || c.abdicating || g.installing {
+		if g.mute() || c.abdicating || c.stalled() || g.installing {
 			return
 		}
 	case pb.MsgReadIndex:

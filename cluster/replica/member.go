@@ -179,20 +179,19 @@ func (c *core) giveAway(g *group) {
 	if g.alone || g.transfer != nil {
 		return
 	}
-	if to := c.heir(g); to != raft.None && g.rn.BasicStatus().LeadTransferee == raft.None {
+	if to, _ := c.heir(g); to != raft.None && g.rn.BasicStatus().LeadTransferee == raft.None {
 		c.hand(g, to)
 	}
 }
 
 // heir is the voter that is there and has most of the log.
-func (c *core) heir(g *group) (id uint64) {
-	most := uint64(0)
+func (c *core) heir(g *group) (id, most uint64) {
 	g.rn.WithProgress(func(peer uint64, _ raft.ProgressType, p progress) {
 		if peer != c.id && slices.Contains(g.conf.Voters, peer) && p.Match > most && c.active(g, peer) {
 			id, most = peer, p.Match
 		}
 	})
-	return id
+	return id, most
 }
 
 // active reports whether a peer was heard of within an election timeout or two.
@@ -211,7 +210,7 @@ func (c *core) farewell() {
 		if g.look(); !g.role.leader {
 			continue
 		}
-		if to := c.heir(g); to != raft.None {
+		if to, _ := c.heir(g); to != raft.None {
 			m := &pb.Message{Type: pb.MsgTimeoutNow.Enum(), To: &to, From: &c.id, Term: &g.role.term}
 			if b, err := proto.Marshal(m); err == nil {
 				c.sends = append(c.sends, Message{To: to, Shard: g.shard, Data: b})

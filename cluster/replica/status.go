@@ -136,7 +136,7 @@ func (g *group) publish() {
 		conf := exportConf(g.conf, g.applied)
 		c.conf.Store(&conf)
 	}
-	if !g.told.leader && c.progress.Load() != nil {
+	if (!g.told.leader || len(g.peers) == 0) && c.progress.Load() != nil {
 		c.progress.Store(nil)
 		c.transferee.Store(0)
 	}
