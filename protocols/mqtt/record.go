@@ -253,7 +253,11 @@ func (d *recordReader) cursor(base dunlin.Cursor) dunlin.Cursor {
 }
 
 func (d *recordReader) text() string {
-	n := d.upTo(uint64(len(d.b)))
+	n := d.uvarint()
+	if n > uint64(len(d.b)) {
+		d.bad = true
+		return ""
+	}
 	v := string(d.b[:n])
 	d.b = d.b[n:]
 	return v
