@@ -261,8 +261,11 @@ func (d *Directory) admit(u *dunlin.Uplink) int {
 	case d.closing.Load():
 		err = errClosing
 	case !s.open.Load():
-		if d.pass(s.id, u, false) {
-			return passedOn
+		if e := d.elsewhere.Load(); e != nil {
+			u.Next = nil
+			if (*e).Take(s.id, u) {
+				return passedOn
+			}
 		}
 		err = errNotOwner
 	case !s.box.reserve(cost(u), int64(d.cfg.MailboxEvents), d.cfg.MailboxBytes):
@@ -278,9 +281,11 @@ func (d *Directory) admit(u *dunlin.Uplink) int {
 
 // Elsewhere is where uplinks and questions go whose shard this node does not own: *router.Router.
 type Elsewhere interface {
-	// Take takes an uplink over, with the duty to have its Waiter told, or returns false: then it is refused. tried says that
-	// it was proposed here and may be committed all the same. It must not block.
-	Take(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool
+	// Take takes an uplink over, with the duty to have its Waiter told, or returns false: then it is refused. It must not block.
+	Take(shard dunlin.ShardID, u *dunlin.Uplink) bool
+	// TakeBack is Take for an uplink that waited here when the shard went; it came before all that Take was given since. tried
+	// says that it was proposed and may be committed all the same.
+	TakeBack(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool
 	// Flush tells that no more is coming together with what Take took over. It must not block.
 	Flush()
 	// AskTwin has answer called exactly once, from any goroutine, with the device's committed twin.
@@ -290,14 +295,10 @@ type Elsewhere interface {
 // Attach gives the directory where to send what it does not own.
 func (d *Directory) Attach(e Elsewhere) { d.elsewhere.Store(&e) }
 
-// pass offers Elsewhere an uplink that this node would refuse for not being the owner.
-func (d *Directory) pass(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool {
+// passBack offers Elsewhere an uplink that this node would refuse for not being the owner any more.
+func (d *Directory) passBack(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool {
 	e := d.elsewhere.Load()
-	if e == nil || d.closing.Load() {
-		return false
-	}
-	u.Next = nil
-	return (*e).Take(shard, u, tried)
+	return e != nil && !d.closing.Load() && (*e).TakeBack(shard, u, tried)
 }
 
 // tell answers an uplink: the one place where waiters are called.
@@ -402,9 +403,13 @@ type shardsActor struct{ dir *Directory }
 func (a *shardsActor) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case own:
-		ctx.Send(a.child(ctx, m.shard), m)
+		if !a.dir.closing.Load() { // a child that is spawned while the parent stops would keep it from ever having stopped
+			ctx.Send(a.child(ctx, m.shard), m)
+		}
 	case disown:
-		ctx.Send(a.child(ctx, m.shard), m)
+		if pid := a.dir.shards[m.shard].pid; pid != nil {
+			ctx.Send(pid, m)
+		}
 	}
 }
 

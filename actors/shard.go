@@ -55,6 +55,7 @@ type shard struct {
 	}
 	recheck bool // the store may show timers again that are in flight
 	stalled bool // the backlog waits for turns to come back
+	beyond  bool // more uplinks of a device are being answered than its dedupe window remembers
 	passed  bool // uplinks went elsewhere, which is to be told
 	counted int  // cells, as last told
 
@@ -290,7 +291,7 @@ func (s *shard) bury() {
 func (s *shard) answer(u *dunlin.Uplink, r dunlin.Receipt) {
 	s.freedEvents++
 	s.freedBytes += cost(u)
-	if r.Err != nil && errors.Is(r.Err, dunlin.ErrNotOwner) && s.dir.pass(s.id, u, r.Err != errNotOwner) {
+	if r.Err != nil && !s.beyond && errors.Is(r.Err, dunlin.ErrNotOwner) && s.dir.passBack(s.id, u, r.Err != errNotOwner) {
 		s.passed = true
 		return
 	}

@@ -332,12 +332,15 @@ func (s *shard) requeue(c *cell) {
 	s.backlog.prepend(c.Release())
 }
 
-// settleFailure drops the cells of a turn that was not committed: the store knows better how they are.
+// settleFailure drops the cells of a turn that was not committed: the store knows better how they are. If the shard has another
+// owner by now, that may have committed the turn; its uplinks may be tried there if the device's dedupe window can tell.
 func (s *shard) settleFailure(t *turn) {
 	s.dir.met.failed(t.err)
 	r := refusal(t.err)
-	for _, c := range t.cells {
+	for i, c := range t.cells {
+		s.beyond = len(t.changes[i].Inputs) > dunlin.SeenMax
 		s.abort(c, r)
+		s.beyond = false
 		s.refuseQueue(c, t.err)
 		s.cells.remove(c)
 	}

@@ -23,7 +23,7 @@ func (r *Router) send(out *outbox) {
 		r.deps.Local.Ingest(out.local[0].u)
 	}
 	for _, c := range out.calls {
-		body := appendBatch(make([]byte, 0, 64+c.bytes/4), c.parts)
+		body := appendBatch(make([]byte, 0, 64+c.bytes/4), r.life, c.parts)
 		r.met.calls.Inc()
 		r.met.forwarded.Add(float64(c.uplinks))
 		r.deps.Caller.Go(c.peer.node, methodUplinks, body, func(reply []byte, err error) { r.returned(c, reply, err) })
@@ -105,23 +105,16 @@ func (r *Router) judgeLocked(c *call, p *part, a *answer, now time.Duration, tol
 		it := p.items[i]
 		rec, once := dunlin.Receipt{}, false
 		switch {
-		case a.refused:
-			once = now-it.since < r.cfg.WaitMax
-			rec = refusal(errMoved)
+		case a.refused: // nothing of it was tried
+			once, rec = now-it.since < r.cfg.WaitMax, refusal(errMoved)
 		case a.err != nil:
-			it.tries++
-			once = it.tries < triesMax && !errors.Is(a.err, dunlin.ErrOverloaded)
-			rec = refusal(whyNot(a.err))
-			it.since = now
+			once, rec = it.again(now, r.cfg.WaitMax) && !errors.Is(a.err, dunlin.ErrOverloaded), refusal(whyNot(a.err))
 		default:
 			rec = a.receipts[i]
-			if rec.Err != nil && errors.Is(rec.Err, dunlin.ErrNotOwner) {
-				it.tries++
-				once = it.tries < triesMax
-				it.since = now
-			}
+			once = rec.Err != nil && errors.Is(rec.Err, dunlin.ErrNotOwner) && it.again(now, r.cfg.WaitMax)
 		}
 		if once && !r.mu.closed {
+			it.early = true
 			again = append(again, it)
 		} else {
 			told = append(told, verdict{it.u, rec})
@@ -146,6 +139,14 @@ func (r *Router) judgeLocked(c *call, p *part, a *answer, now time.Duration, tol
 	l.queue = append(again, l.queue...)
 	r.touchLocked(l)
 	return told
+}
+
+// again reports whether an uplink that was sent in vain may be sent again: once at least, and for a while.
+func (it *item) again(now, wait time.Duration) bool {
+	if !it.tried {
+		it.tried, it.since = true, now
+	}
+	return now-it.since < wait
 }
 
 // whyNot is what an uplink's sender is told of a call that failed.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"hash/maphash"
+	"slices"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
@@ -29,21 +30,19 @@ const (
 	tickWaiting = 10 * time.Millisecond
 	tickCalls   = 250 * time.Millisecond
 	restRefused = 20 * time.Millisecond
-	restLost    = 100 * time.Millisecond
+	restLost    = 300 * time.Millisecond
 )
 
 // peersMax is how many nodes are remembered that nothing goes to: they may have left for good.
 const peersMax = 256
 
-// triesMax is how often an uplink is sent to somebody who may have committed it. A refusal of the whole batch is no try.
-const triesMax = 2
-
 // item is an uplink in the router's hands.
 type item struct {
 	u     *dunlin.Uplink
-	since time.Duration // when it began to wait for being sent, by Router.now
+	since time.Duration // by Router.now, when it was taken, or was first sent in vain: for WaitMax from then on it is sent again
 	bytes int32
-	tries uint8
+	tried bool // it was sent, or proposed here, in vain
+	early bool // it came before all that is not
 }
 
 // costOf is what an uplink counts in windows and batches.
@@ -69,8 +68,9 @@ type lane struct {
 	queue []item
 	bytes int64
 	place uint8
-	busy  bool  // a call with uplinks of it is in flight
-	peer  *peer // in whose window the queue counts; nil: in nobody's, which is for those without an owner
+	busy  bool   // a call with uplinks of it is in flight
+	calls uint64 // numbers its calls
+	peer  *peer  // in whose window the queue counts; nil: in nobody's, which is for those without an owner
 	term  uint64
 	avoid struct { // who is not to be tried again before
 		node  dunlin.NodeID
@@ -102,22 +102,28 @@ type call struct {
 type part struct {
 	shard dunlin.ShardID
 	term  uint64 // in which the node is believed to own the shard; 0: unknown
+	seq   uint64 // counts the lane's calls: see fences
 	items []item
 }
 
 // Ingest implements dunlin.Ingestor. Uplinks of shards that are not owned here come back by Take.
 func (r *Router) Ingest(first *dunlin.Uplink) { r.deps.Local.Ingest(first) }
 
-// Take implements actors.Elsewhere. What came from another node goes back there: that node's router knows what it has tried.
-// What was proposed here may only be tried elsewhere if it can be told from a second message.
-func (r *Router) Take(sh dunlin.ShardID, u *dunlin.Uplink, tried bool) bool {
-	if _, ok := u.Waiter.(*arrival); ok || r.closing.Load() || tried && u.MessageID == 0 {
+// Take implements actors.Elsewhere. What came from another node goes back there: that node's Router knows what it has tried.
+func (r *Router) Take(sh dunlin.ShardID, u *dunlin.Uplink) bool { return r.take(sh, item{u: u}) }
+
+// TakeBack implements actors.Elsewhere. What was proposed here may only be tried elsewhere if it can be told from a second
+// message; and before what came after it, or the dedupe window of its device might have moved on.
+func (r *Router) TakeBack(sh dunlin.ShardID, u *dunlin.Uplink, tried bool) bool {
+	return !(tried && u.MessageID == 0) && r.take(sh, item{u: u, tried: tried, early: true})
+}
+
+func (r *Router) take(sh dunlin.ShardID, it item) bool {
+	u := it.u
+	if _, ok := u.Waiter.(*arrival); ok || r.closing.Load() {
 		return false
 	}
-	it := item{u: u, bytes: costOf(u), since: r.now()}
-	if tried {
-		it.tries = 1
-	}
+	it.bytes, it.since = costOf(u), r.now()
 	r.mu.Lock()
 	l := &r.mu.lanes[sh]
 	p := r.windowLocked(l)
@@ -139,10 +145,23 @@ func (r *Router) Take(sh dunlin.ShardID, u *dunlin.Uplink, tried bool) bool {
 	p.uplinks++
 	p.bytes += int64(it.bytes)
 	l.bytes += int64(it.bytes)
-	l.queue = append(l.queue, it)
+	if it.early {
+		l.insert(it)
+	} else {
+		l.queue = append(l.queue, it)
+	}
 	r.touchLocked(l)
 	r.mu.Unlock()
 	return true
+}
+
+// insert puts an early item behind the other early ones.
+func (l *lane) insert(it item) {
+	n := 0
+	for n < len(l.queue) && l.queue[n].early {
+		n++
+	}
+	l.queue = slices.Insert(l.queue, n, it)
 }
 
 func tell(u *dunlin.Uplink, rec dunlin.Receipt) {
@@ -301,7 +320,8 @@ func (r *Router) callLocked(p *peer, now time.Duration) *call {
 		}
 		c.uplinks += len(items)
 		c.bytes += bytes
-		c.parts = append(c.parts, part{shard: l.shard, term: l.term, items: items})
+		l.calls++
+		c.parts = append(c.parts, part{shard: l.shard, term: l.term, seq: l.calls, items: items})
 		l.place, l.busy = laneIdle, true
 	}
 	clear(p.ready[len(rest):])

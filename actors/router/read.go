@@ -20,6 +20,7 @@ const (
 type section struct {
 	shard   dunlin.ShardID
 	term    uint64
+	seq     uint64
 	uplinks []dunlin.Uplink
 }
 
@@ -123,27 +124,28 @@ func (r *reader) name(what string) string {
 }
 
 // decodeBatch reads a batch. Payloads and device ids are parts of b, which is never changed; all else is its own.
-func decodeBatch(b []byte, intern *interner, shards int) ([]section, error) {
+func decodeBatch(b []byte, intern *interner, shards int) (life uint64, sections []section, err error) {
 	if len(b) > batchReadMax {
-		return nil, fmt.Errorf("%w: a batch of %d bytes, at most %d", dunlin.ErrTooLarge, len(b), batchReadMax)
+		return 0, nil, fmt.Errorf("%w: a batch of %d bytes, at most %d", dunlin.ErrTooLarge, len(b), batchReadMax)
 	}
 	if len(b) == 0 || b[0] != batchVersion {
-		return nil, fmt.Errorf("%w: a batch of an unknown version", dunlin.ErrInvalid)
+		return 0, nil, fmt.Errorf("%w: a batch of an unknown version", dunlin.ErrInvalid)
 	}
 	r := &reader{b: b, i: 1, intern: intern, format: dunlin.FormatSenMLJSON}
+	life = binary.LittleEndian.Uint64(r.fixed("life", 8))
 	parts := r.count("number of shards", shards)
 	uplinks := r.count("number of uplinks", uplinksReadMax)
 	records := r.count("number of records", len(b))
 	// A head lies at no more than the price of its bytes: an uplink has at least five of them, a record two.
 	all := make([]dunlin.Uplink, min(uplinks, (len(b)-r.i)/5))
 	r.records = make([]dunlin.Record, 0, min(records, (len(b)-r.i)/2))
-	sections := make([]section, 0, parts)
+	sections = make([]section, 0, parts)
 	for range parts {
 		sh := r.uvarint("shard")
 		if sh >= uint64(shards) {
 			r.fail("shard")
 		}
-		s := section{shard: dunlin.ShardID(sh), term: r.uvarint("term")}
+		s := section{shard: dunlin.ShardID(sh), term: r.uvarint("term"), seq: r.uvarint("number of a call")}
 		n := r.count("number of uplinks of a shard", len(all))
 		s.uplinks, all = all[:n:n], all[n:]
 		for i := range s.uplinks {
@@ -160,9 +162,9 @@ func decodeBatch(b []byte, intern *interner, shards int) ([]section, error) {
 		r.fail("end")
 	}
 	if r.what != "" {
-		return nil, fmt.Errorf("%w: batch of uplinks: %s", dunlin.ErrInvalid, r.what)
+		return 0, nil, fmt.Errorf("%w: batch of uplinks: %s", dunlin.ErrInvalid, r.what)
 	}
-	return sections, nil
+	return life, sections, nil
 }
 
 func (r *reader) uplink(u *dunlin.Uplink) {

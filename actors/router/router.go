@@ -11,7 +11,8 @@
 //   - An uplink is answered exactly once: it is in one lane or one call, and whoever takes it out of there answers it.
 //   - A lane has one call in flight, so uplinks of a device reach its owner in the order they came in.
 //   - What is sent twice is stored once: before it is first sent, an uplink has a message id, and FlagForwarded has the device
-//     look for exactly this uplink in its dedupe window. No more uplinks of a device are in a call than the window remembers.
+//     look for exactly this uplink in its dedupe window. No more uplinks of a device are in a call than the window remembers,
+//     and a call that is overtaken by a later one of its lane is refused (fences).
 //   - Lanes, calls in flight, questions being answered and modules being fetched are all bounded. Full has an answer.
 //
 // Part of the runtime; no compatibility promise before v1.
@@ -162,6 +163,8 @@ type Router struct {
 	timer   *time.Timer    // wakes it, too
 	began   time.Time      // time is measured from here, by the monotonic clock
 	seed    maphash.Seed
+	life    uint64 // tells this Router from those that ran on this node before
+	fences  fences
 	closing atomic.Bool
 
 	mu struct {
@@ -198,6 +201,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	r.timer.Stop()
 	r.names.init()
 	r.stamps.init()
+	r.life = r.stamps.make()
 	r.mu.lanes = make([]lane, cfg.Shards)
 	for i := range r.mu.lanes {
 		r.mu.lanes[i].shard = dunlin.ShardID(i)
@@ -217,7 +221,7 @@ func (r *Router) Serve(ctx context.Context, from dunlin.NodeID, method string, b
 		return nil, errClosing
 	}
 	if method == methodUplinks {
-		return r.serveUplinks(ctx, body)
+		return r.serveUplinks(ctx, from, body)
 	}
 	select {
 	case r.asks <- struct{}{}:

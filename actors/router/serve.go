@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"github.com/dunlin-iot/dunlin"
@@ -25,10 +26,51 @@ func (a *arrival) Done(u *dunlin.Uplink, rec dunlin.Receipt) {
 	}
 }
 
+// fences keep out what comes too late: a lane has one call in flight, so whoever sends its next one has given up the one before.
+// That may still arrive, or arrive once more, when the devices' dedupe windows have long moved on.
+type fences struct {
+	sync.Mutex
+	of map[dunlin.NodeID]*fence
+}
+
+// fence is the newest call that one node's Router has sent for each shard.
+type fence struct {
+	life uint64
+	seqs []uint64
+}
+
+// fencesMax bounds the nodes whose calls are remembered; of more than that one is forgotten.
+const fencesMax = 1024
+
+// pass lets a section through that is newer than all before it.
+func (f *fences) pass(from dunlin.NodeID, life uint64, s *section, shards int) bool {
+	f.Lock()
+	defer f.Unlock()
+	n := f.of[from]
+	if n == nil || n.life != life {
+		if f.of == nil {
+			f.of = map[dunlin.NodeID]*fence{}
+		}
+		for id := range f.of {
+			if len(f.of) < fencesMax {
+				break
+			}
+			delete(f.of, id)
+		}
+		n = &fence{life, make([]uint64, shards)}
+		f.of[from] = n
+	}
+	if s.seq <= n.seqs[s.shard] {
+		return false
+	}
+	n.seqs[s.shard] = s.seq
+	return true
+}
+
 // serveUplinks works off another node's batch: the parts whose shards this node owns, in the term in which the sender believes
 // it does or a later one, go to the Directory; the others are refused as a whole, with a hint.
-func (r *Router) serveUplinks(ctx context.Context, body []byte) ([]byte, error) {
-	sections, err := decodeBatch(body, &r.names, r.cfg.Shards)
+func (r *Router) serveUplinks(ctx context.Context, from dunlin.NodeID, body []byte) ([]byte, error) {
+	life, sections, err := decodeBatch(body, &r.names, r.cfg.Shards)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +84,7 @@ func (r *Router) serveUplinks(ctx context.Context, body []byte) ([]byte, error) 
 	taken := 0
 	for i := range sections {
 		s := &sections[i]
-		if term, ok := r.deps.Local.Owned(s.shard); !ok || term < s.term {
+		if term, ok := r.deps.Local.Owned(s.shard); !ok || term < s.term || !r.fences.pass(from, life, s, r.cfg.Shards) {
 			answers[i] = answer{refused: true}
 			if node, term, ok := r.deps.Owners.Owner(s.shard); ok {
 				answers[i].hint, answers[i].hintTerm = node, term

@@ -104,9 +104,10 @@ func (w *writer) name(s string) {
 	}
 }
 
-// appendBatch appends the uplinks of a call.
-func appendBatch(dst []byte, parts []part) []byte {
+// appendBatch appends the uplinks of a call; life tells this Router from those before it on the same node.
+func appendBatch(dst []byte, life uint64, parts []part) []byte {
 	w := writer{b: append(dst, batchVersion), format: dunlin.FormatSenMLJSON}
+	w.b = binary.LittleEndian.AppendUint64(w.b, life)
 	w.table.seed = maphash.MakeSeed()
 	uplinks, records := 0, 0
 	for i := range parts {
@@ -122,6 +123,7 @@ func appendBatch(dst []byte, parts []part) []byte {
 		p := &parts[i]
 		w.uvarint(uint64(p.shard))
 		w.uvarint(p.term)
+		w.uvarint(p.seq)
 		w.uvarint(uint64(len(p.items)))
 		for j := range p.items {
 			w.uplink(p.items[j].u)
