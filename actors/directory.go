@@ -30,6 +30,7 @@ import (
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/actors/device"
+	"github.com/dunlin-iot/dunlin/entry"
 )
 
 // Config says how a Directory works. Shards and ShardOf must be given.
@@ -46,6 +47,11 @@ type Config struct {
 	MailboxBytes  int64 // their bytes; 0: 2 MiB
 	CellsMax      int   // active devices on this node; 0: 200,000
 	CellBytesMax  int64 // their memory, estimated; 0: 256 MiB
+
+	// EntryVersion is the version of entries that every node of the cluster reads; nil: entry.BaseVersion.
+	EntryVersion func() uint32
+	// Refuse, if it returns an error, refuses all uplinks with it: the disk is nearly full and nobody can take over. nil: never.
+	Refuse func() error
 
 	Clock   func() dunlin.Time    // nil: the system's
 	Log     *slog.Logger          // nil: none
@@ -82,6 +88,12 @@ func (c *Config) complete() error {
 	}
 	if c.CellBytesMax <= 0 {
 		c.CellBytesMax = 256 << 20
+	}
+	if c.EntryVersion == nil {
+		c.EntryVersion = func() uint32 { return entry.BaseVersion }
+	}
+	if c.Refuse == nil {
+		c.Refuse = func() error { return nil }
 	}
 	if c.Clock == nil {
 		c.Clock = func() dunlin.Time { return dunlin.TimeOf(time.Now()) }
@@ -268,6 +280,7 @@ func (d *Directory) admit(u *dunlin.Uplink) int {
 			}
 		}
 		err = errNotOwner
+	case d.refuses(&err):
 	case !s.box.reserve(cost(u), int64(d.cfg.MailboxEvents), d.cfg.MailboxBytes):
 		err = errMailbox
 	default:
@@ -277,6 +290,12 @@ func (d *Directory) admit(u *dunlin.Uplink) int {
 	u.Next = nil
 	d.tell(u, refusal(err))
 	return answered
+}
+
+// refuses reports whether no uplinks are to be taken now, and why.
+func (d *Directory) refuses(err *error) bool {
+	*err = d.cfg.Refuse()
+	return *err != nil
 }
 
 // Elsewhere is where uplinks and questions go whose shard this node does not own: *router.Router.

@@ -210,7 +210,7 @@ func (s *shard) proposeTurn(t *turn, now dunlin.Time) {
 
 // propose hands an entry to the committer, and says so to the beat.
 func (s *shard) propose(t *turn, e *dunlin.Entry) {
-	t.data = entry.Append(t.data[:0], e)
+	t.data = entry.AppendAs(t.data[:0], e, s.dir.cfg.EntryVersion())
 	b := s.dir.beat
 	s.flying = append(s.flying, t)
 	b.turns.Add(1)

@@ -182,6 +182,10 @@ func (c *Cluster) serveRegister(ctx context.Context, from dunlin.NodeID, m *cont
 		return fmt.Errorf("a node's name: %w", err)
 	}
 	members := c.places.Load().addrs
+	if v := c.EntryVersion(); len(members) > 1 && m.EntryMax < v {
+		return fmt.Errorf("%w: the cluster writes entries of version %d and %s reads versions up to %d: start it with a newer dunlin",
+			dunlin.ErrForbidden, v, m.Name, m.EntryMax)
+	}
 	for _, old := range members {
 		if old.Name == m.Name && old.ID != m.ID && old.State != dunlin.MemberLeft && c.Alive(old.ID) {
 			return fmt.Errorf("%w: another living node is called %s (%s): give this one another name", dunlin.ErrConflict, m.Name, old.ID)

@@ -60,9 +60,9 @@ type Config struct {
 	Snapshots Snapshots
 	Chunks    Chunks
 	Store     Store
-	Disk      func() (used, free int64, err error) // of the data folder; nil: not known
-	Archiver  Archiver                             // asked before entries are dropped from the log; nil: nobody keeps them
-	Encode    func(*dunlin.Entry) []byte           // package entry; needed
+	Disk      func() (used, free int64, err error)         // of the data folder; nil: not known
+	Archiver  Archiver                                     // asked before entries are dropped from the log; nil: nobody keeps them
+	Encode    func(e *dunlin.Entry, version uint32) []byte // package entry; needed
 
 	Version  string // of the binary
 	EntryMax uint32 // the newest version of entries that it reads
@@ -133,10 +133,11 @@ type Cluster struct {
 	controls chan struct{} // size 1: the controller has something to look at
 	follows  chan struct{} // size 1: so has the follower
 	steward  steward
-	fresh    atomic.Bool  // the meta shard's replica here has caught up with its owner since the start
-	formed   atomic.Bool  // the founders have their replicas
-	low      atomic.Bool  // little disk is left
-	started  atomic.Int64 // when Run was called
+	fresh    atomic.Bool   // the meta shard's replica here has caught up with its owner since the start
+	formed   atomic.Bool   // the founders have their replicas
+	low      atomic.Bool   // little disk is left
+	entries  atomic.Uint32 // see EntryVersion
+	started  atomic.Int64  // when Run was called
 }
 
 // Open loads the replicas of this node, or gives birth to them on new data. Nothing moves before Run.

@@ -25,7 +25,7 @@ func TestLoneNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		owned := make(chan uint64, 8)
-		c, err := cluster.Open(cluster.Config{Shards: 8, Log: db.Log(), State: db.State(), Store: db.State(), Bootstrap: true, Encode: func(e *dunlin.Entry) []byte { return entry.Append(nil, e) },
+		c, err := cluster.Open(cluster.Config{Shards: 8, Log: db.Log(), State: db.State(), Store: db.State(), Bootstrap: true, Encode: func(e *dunlin.Entry, v uint32) []byte { return entry.AppendAs(nil, e, v) },
 			OnOwner: func(_ dunlin.ShardID, term uint64, owner bool) {
 				if owner {
 					owned <- term

@@ -133,7 +133,11 @@ func (c *Cluster) register(ctx context.Context, places *placements) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, catchUpWait)
 	defer cancel()
-	return c.callController(ctx, methodRegister, &want, nil)
+	err := c.callController(ctx, methodRegister, &want, nil)
+	if errors.Is(err, dunlin.ErrForbidden) || errors.Is(err, dunlin.ErrConflict) { // no use in asking again
+		c.cfg.Fatal(fmt.Errorf("the cluster does not take this node: %w", err))
+	}
+	return err
 }
 
 // self is what this node says of itself.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -132,7 +133,11 @@ func (c *Cluster) ask(ctx context.Context, sh dunlin.ShardID, owner dunlin.NodeI
 		ctx, cancel := context.WithTimeout(ctx, actionWait)
 		defer cancel()
 		if err := c.call(ctx, owner, method, what, nil); err != nil && ctx.Err() == nil {
-			c.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "a step of the controller failed and will be planned again",
+			level := slog.LevelInfo
+			if errors.Is(err, dunlin.ErrConflict) || errors.Is(err, dunlin.ErrNotOwner) { // it came late
+				level = slog.LevelDebug
+			}
+			c.cfg.Logger.LogAttrs(ctx, level, "a step of the controller failed and will be planned again",
 				slog.Int("shard", int(sh)), slog.String("step", method), slog.Any("error", err))
 		}
 		c.steward.Lock()
@@ -144,7 +149,7 @@ func (c *Cluster) ask(ctx context.Context, sh dunlin.ShardID, owner dunlin.NodeI
 
 // put writes rows of the meta shard, as its owner in term, and returns when they are committed and applied.
 func (c *Cluster) put(ctx context.Context, term uint64, puts []dunlin.Put) error {
-	data := c.cfg.Encode(&dunlin.Entry{Shard: dunlin.MetaShard, Term: term, At: c.cfg.Clock(), Puts: puts})
+	data := c.cfg.Encode(&dunlin.Entry{Shard: dunlin.MetaShard, Term: term, At: c.cfg.Clock(), Puts: puts}, c.EntryVersion())
 	done := make(chan error, 1)
 	c.host.Propose(dunlin.MetaShard, term, data, func(_ uint64, err error) { done <- err })
 	c.host.Flush()
@@ -358,8 +363,25 @@ func (c *Cluster) readPlacements() (*placements, error) {
 		next.addrs[m.ID] = m
 	}
 	c.places.Store(next)
+	c.entries.Store(c.entryVersion(next.addrs))
 	c.cfg.OnMoved()
 	return next, nil
+}
+
+// EntryVersion is the newest version of entries that every member reads; 1 until this node knows them.
+func (c *Cluster) EntryVersion() uint32 { return max(c.entries.Load(), 1) }
+
+func (c *Cluster) entryVersion(members map[dunlin.NodeID]control.Member) uint32 {
+	v := c.cfg.EntryMax
+	for _, m := range members {
+		if m.State != dunlin.MemberLeft {
+			v = min(v, max(m.EntryMax, 1))
+		}
+	}
+	if len(members) == 0 {
+		return 1
+	}
+	return v
 }
 
 func (c *Cluster) placement(sh dunlin.ShardID) *control.Placement {

@@ -18,17 +18,26 @@ import (
 	"github.com/dunlin-iot/dunlin"
 )
 
-// Version is the first byte of an entry and StateVersion that of a state. A build reads all versions up to its own; it
-// never guesses at a later one.
+// Version is the newest first byte of an entry that this build reads and writes, and StateVersion that of a state. A build
+// reads all versions up to its own; it never guesses at a later one. What a replica keeps for itself has BaseVersion: it must
+// be the same on all of them, whatever their builds.
 const (
-	Version      = 1
+	BaseVersion  = 1
 	StateVersion = 1
 )
 
-// Append appends the bytes of e to dst. The same entry always has the same bytes.
-func Append(dst []byte, e *dunlin.Entry) []byte {
+// Append appends the bytes of e in BaseVersion to dst. The same entry always has the same bytes.
+func Append(dst []byte, e *dunlin.Entry) []byte { return AppendAs(dst, e, BaseVersion) }
+
+// AppendAs appends the bytes of e in a version that everybody who is to read it knows: while a cluster is upgraded, the
+// oldest of its nodes' newest.
+func AppendAs(dst []byte, e *dunlin.Entry, version uint32) []byte {
 	w := writer{b: dst, at: e.At, format: dunlin.FormatSenMLJSON}
-	w.byte(Version)
+	version = min(max(version, BaseVersion), Version)
+	w.byte(byte(version))
+	if version >= versionFeatures {
+		w.uvarint(features)
+	}
 	w.uvarint(uint64(e.Shard))
 	w.uvarint(e.Term)
 	w.varint(int64(e.At))
@@ -68,10 +77,13 @@ func Decode(b []byte) (*dunlin.Entry, error) {
 	if len(b) == 0 {
 		return nil, fmt.Errorf("%w: entry of no bytes", dunlin.ErrInvalid)
 	}
-	if b[0] != Version {
-		return nil, fmt.Errorf("%w: entry of version %d, this build reads version %d", dunlin.ErrInvalid, b[0], Version)
+	if b[0] < BaseVersion || b[0] > Version {
+		return nil, fmt.Errorf("%w: entry of version %d, this build reads versions %d to %d", dunlin.ErrInvalid, b[0], BaseVersion, Version)
 	}
 	r := reader{b: b, i: 1, budget: budgetFor(b), format: dunlin.FormatSenMLJSON}
+	if b[0] >= versionFeatures && r.uvarint("features") != features {
+		return nil, fmt.Errorf("%w: entry with features that this build does not know", dunlin.ErrInvalid)
+	}
 	e := r.entry()
 	if r.what == "" && r.i != len(b) {
 		r.fail("end of the entry")

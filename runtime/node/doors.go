@@ -30,10 +30,11 @@ func (n *Node) openDoors(context.Context) error {
 		return err
 	}
 	m, err := mqtt.New(mqtt.Config{Addr: n.cfg.MQTT, DrainMax: doorsGrace},
-		mqtt.Deps{Ingestor: n.router, Auth: n.registry, Feed: n.feed, Decoder: n.decoder, Log: log, Metrics: metrics})
+		mqtt.Deps{Ingestor: n.router, Auth: n.registry, Feed: n.feed, Decoder: n.decoder, Sessions: n.sessions, Log: log, Metrics: metrics})
 	if err != nil {
 		return err
 	}
+	n.sessions.Attach(m)
 	var hosts []string
 	if n.cfg.Insecure { // open on purpose: any name may lead here
 		hosts = []string{"*"}

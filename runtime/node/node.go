@@ -142,7 +142,7 @@ func (n *Node) openCluster(context.Context) error {
 		ClusterID: n.identity.Cluster, Shards: n.cfg.Shards, Bootstrap: n.bootstrap,
 		Replication: n.cfg.Replication, RepairAfter: n.cfg.RepairAfter, Founders: n.cfg.Expect,
 		Network: n.network, Log: n.db.Log(), State: n.db.State(), Snapshots: n.db, Chunks: n.db, Store: n.db.State(), Disk: n.db.Disk,
-		Encode:  func(e *dunlin.Entry) []byte { return entry.Append(nil, e) },
+		Encode:  func(e *dunlin.Entry, v uint32) []byte { return entry.AppendAs(nil, e, v) },
 		Version: n.cfg.Version, EntryMax: entry.Version,
 		OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) {
 			if owner {
@@ -196,12 +196,22 @@ func (n *Node) openActors(context.Context) error {
 	}
 	var err error
 	n.directory, err = actors.New(actors.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, DefaultDomain: dunlin.DomainID(n.cfg.DefaultDomain),
-		WindowMax: window, Log: n.obs.Log, Metrics: n.obs.Metrics},
+		WindowMax: window, EntryVersion: n.cluster.EntryVersion, Refuse: n.diskFull, Log: n.obs.Log, Metrics: n.obs.Metrics},
 		actors.Deps{Processor: n.host, Committer: n.cluster, States: n.db.State(), History: n.db.State(), Rules: n.registry.Rules})
 	if err != nil {
 		return err
 	}
 	n.registry.Attach(n.directory)
+	return nil
+}
+
+var errDisk = fmt.Errorf("%w: the disk is nearly full", dunlin.ErrOverloaded)
+
+// diskFull refuses uplinks while so little disk is left that this node would rather own nothing.
+func (n *Node) diskFull() error {
+	if n.cluster.DiskLow() {
+		return errDisk
+	}
 	return nil
 }
 
