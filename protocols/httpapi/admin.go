@@ -13,8 +13,8 @@ import (
 
 func (a *api) registerDomains() {
 	reg := a.g.deps.Registrar
-	operation(a, huma.Operation{OperationID: "list-domains", Method: http.MethodGet, Path: "/v1/domains", Tags: []string{"domains"}, Summary: "List domains"},
-		func(ctx context.Context, c *call, _ *struct{}) (*listOutput[*domainView], error) {
+	question(a, huma.Operation{OperationID: "list-domains", Method: http.MethodGet, Path: "/v1/domains", Tags: []string{"domains"}, Summary: "List domains"},
+		func(ctx context.Context, c *call, _ *struct{ ReadInput }) (*listOutput[*domainView], error) {
 			found, err := reg.Domains(ctx, c.tenant())
 			if err != nil {
 				return nil, err
@@ -26,11 +26,12 @@ func (a *api) registerDomains() {
 			return page(items, c.path, nil, ""), nil
 		})
 
-	operation(a, huma.Operation{OperationID: "get-domain", Method: http.MethodGet, Path: "/v1/domains/{id}", Tags: []string{"domains"},
+	question(a, huma.Operation{OperationID: "get-domain", Method: http.MethodGet, Path: "/v1/domains/{id}", Tags: []string{"domains"},
 		Summary: "Get a domain", Responses: notModified()},
 		func(ctx context.Context, c *call, in *struct {
 			DomainPath
 			TagInput
+			ReadInput
 		}) (*taggedOutput[domainView], error) {
 			id, err := in.domain()
 			if err != nil {
@@ -103,8 +104,8 @@ func domainRevision(ctx context.Context, reg dunlin.Registrar, t dunlin.Tenant, 
 
 func (a *api) registerPlugins() {
 	reg := a.g.deps.Registrar
-	operation(a, huma.Operation{OperationID: "list-plugins", Method: http.MethodGet, Path: "/v1/plugins", Tags: []string{"plugins"}, Summary: "List plugins"},
-		func(ctx context.Context, c *call, _ *struct{}) (*listOutput[*pluginView], error) {
+	question(a, huma.Operation{OperationID: "list-plugins", Method: http.MethodGet, Path: "/v1/plugins", Tags: []string{"plugins"}, Summary: "List plugins"},
+		func(ctx context.Context, c *call, _ *struct{ ReadInput }) (*listOutput[*pluginView], error) {
 			found, err := reg.Plugins(ctx, c.tenant())
 			if err != nil {
 				return nil, err
@@ -116,11 +117,12 @@ func (a *api) registerPlugins() {
 			return page(items, c.path, nil, ""), nil
 		})
 
-	operation(a, huma.Operation{OperationID: "get-plugin", Method: http.MethodGet, Path: "/v1/plugins/{name}", Tags: []string{"plugins"},
+	question(a, huma.Operation{OperationID: "get-plugin", Method: http.MethodGet, Path: "/v1/plugins/{name}", Tags: []string{"plugins"},
 		Summary: "Get a plugin's active version", Responses: notModified()},
 		func(ctx context.Context, c *call, in *struct {
 			PluginPath
 			TagInput
+			ReadInput
 		}) (*taggedOutput[pluginView], error) {
 			if err := dunlin.ValidatePluginName(in.Name); err != nil {
 				return nil, err
@@ -215,9 +217,9 @@ type secretOutput struct {
 
 func (a *api) registerCredentials() {
 	reg := a.g.deps.Registrar
-	operation(a, huma.Operation{OperationID: "list-credentials", Method: http.MethodGet, Path: "/v1/credentials", Tags: []string{"credentials"},
+	question(a, huma.Operation{OperationID: "list-credentials", Method: http.MethodGet, Path: "/v1/credentials", Tags: []string{"credentials"},
 		Summary: "List credentials, without their secrets"},
-		func(ctx context.Context, c *call, _ *struct{}) (*listOutput[credentialView], error) {
+		func(ctx context.Context, c *call, _ *struct{ ReadInput }) (*listOutput[credentialView], error) {
 			found, err := reg.Credentials(ctx, c.tenant())
 			if err != nil {
 				return nil, err

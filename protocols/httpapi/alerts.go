@@ -12,12 +12,12 @@ import (
 )
 
 func (a *api) registerAlerts() {
-	operation(a, huma.Operation{OperationID: "list-alerts", Method: http.MethodGet, Path: "/v1/alerts", Tags: []string{"alerts"},
+	question(a, huma.Operation{OperationID: "list-alerts", Method: http.MethodGet, Path: "/v1/alerts", Tags: []string{"alerts"},
 		Summary: "List alerts, newest transition first"},
 		func(ctx context.Context, c *call, in *AlertsInput) (*listOutput[alertView], error) {
 			return a.g.alerts(ctx, c, in, "")
 		})
-	operation(a, huma.Operation{OperationID: "list-device-alerts", Method: http.MethodGet, Path: "/v1/devices/{id}/alerts", Tags: []string{"alerts"},
+	question(a, huma.Operation{OperationID: "list-device-alerts", Method: http.MethodGet, Path: "/v1/devices/{id}/alerts", Tags: []string{"alerts"},
 		Summary: "List a device's alerts, newest transition first"},
 		func(ctx context.Context, c *call, in *struct {
 			DevicePath
@@ -25,9 +25,10 @@ func (a *api) registerAlerts() {
 		}) (*listOutput[alertView], error) {
 			return a.g.alerts(ctx, c, &in.AlertsInput, dunlin.DeviceID(in.ID))
 		})
-	operation(a, huma.Operation{OperationID: "list-deadletters", Method: http.MethodGet, Path: "/v1/deadletters", Tags: []string{"plugins"},
+	question(a, huma.Operation{OperationID: "list-deadletters", Method: http.MethodGet, Path: "/v1/deadletters", Tags: []string{"plugins"},
 		Summary: "List inputs that a plugin failed on, newest first"},
 		func(ctx context.Context, c *call, in *struct {
+			ReadInput
 			Device string `query:"device" doc:"Only this device's"`
 			Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 		}) (*listOutput[deadLetterView], error) {
@@ -39,7 +40,7 @@ func (a *api) registerAlerts() {
 			for i := range found.Letters {
 				items[i] = deadLetterViewOf(&found.Letters[i])
 			}
-			return page(items, "/v1/deadletters", nil, ""), nil
+			return page(items, "/v1/deadletters", nil, "").lacking(found.Missing), nil
 		})
 }
 
@@ -63,5 +64,5 @@ func (g *Gateway) alerts(ctx context.Context, c *call, in *AlertsInput, dev dunl
 	if in.Active {
 		query.Set("active", "true")
 	}
-	return page(alertViewsOf(found.Alerts), c.path, query, found.Next), nil
+	return page(alertViewsOf(found.Alerts), c.path, in.Read.again(query), found.Next).lacking(found.Missing), nil
 }

@@ -80,10 +80,11 @@ func madeOrChanged(a *api, schema *huma.Schema) map[string]*huma.Response {
 
 func (a *api) registerDevices() {
 	reg := a.g.deps.Registrar
-	operation(a, huma.Operation{OperationID: "list-devices", Method: http.MethodGet, Path: "/v1/devices", Tags: []string{"devices"},
+	question(a, huma.Operation{OperationID: "list-devices", Method: http.MethodGet, Path: "/v1/devices", Tags: []string{"devices"},
 		Summary: "List devices by id"},
 		func(ctx context.Context, c *call, in *struct {
 			PageInput
+			ReadInput
 			Domain string `query:"domain" doc:"Only this domain's"`
 			Prefix string `query:"prefix" maxLength:"64" doc:"Only ids that begin with this"`
 		}) (*listOutput[deviceView], error) {
@@ -97,14 +98,15 @@ func (a *api) registerDevices() {
 				items[i] = deviceViewOf(&found.Devices[i])
 			}
 			q := url.Values{"domain": {in.Domain}, "prefix": {in.Prefix}, "limit": {strconv.Itoa(in.Limit)}}
-			return page(items, "/v1/devices", q, found.Next), nil
+			return page(items, "/v1/devices", in.Read.again(q), found.Next).lacking(found.Missing), nil
 		})
 
-	operation(a, huma.Operation{OperationID: "get-device", Method: http.MethodGet, Path: "/v1/devices/{id}", Tags: []string{"devices"},
+	question(a, huma.Operation{OperationID: "get-device", Method: http.MethodGet, Path: "/v1/devices/{id}", Tags: []string{"devices"},
 		Summary: "Get a device's registration", Responses: notModified()},
 		func(ctx context.Context, c *call, in *struct {
 			DevicePath
 			TagInput
+			ReadInput
 		}) (*taggedOutput[deviceView], error) {
 			d, err := reg.Device(ctx, c.key(in.ID))
 			if err != nil {
@@ -130,11 +132,12 @@ func (a *api) registerDevices() {
 			return nil, reg.DeleteDevice(ctx, key, revision)
 		})
 
-	operation(a, huma.Operation{OperationID: "get-device-state", Method: http.MethodGet, Path: "/v1/devices/{id}/state", Tags: []string{"devices"},
+	question(a, huma.Operation{OperationID: "get-device-state", Method: http.MethodGet, Path: "/v1/devices/{id}/state", Tags: []string{"devices"},
 		Summary: "Get a device's twin: newest values, active alerts, plugins' state", Responses: notModified()},
 		func(ctx context.Context, c *call, in *struct {
 			DevicePath
 			TagInput
+			ReadInput
 		}) (*taggedOutput[twinView], error) {
 			t, err := a.g.deps.Inspector.Twin(ctx, c.key(in.ID))
 			if err != nil {

@@ -47,6 +47,7 @@ type PageInput struct {
 // AlertsInput filters alerts.
 type AlertsInput struct {
 	PageInput
+	ReadInput
 	State    string `query:"state" enum:"raised,acknowledged,shelved,cleared" doc:"Only in this state"`
 	Active   bool   `query:"active" doc:"Only those not cleared"`
 	Severity string `query:"severity" enum:"info,warning,major,critical" doc:"At least this"`

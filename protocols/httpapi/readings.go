@@ -24,6 +24,7 @@ const (
 // readingsInput is the query of a device's history.
 type readingsInput struct {
 	DevicePath
+	ReadInput
 	Metric []string    `query:"metric,explode" maxItems:"64" nullable:"false" doc:"Only these metrics; may be repeated"`
 	From   timeParam   `query:"from" doc:"First moment: RFC 3339, now, or a span before now such as -1h or -7d; default: the beginning"`
 	To     timeParam   `query:"to" doc:"Moment behind the last: as from; default: the end"`
@@ -42,7 +43,7 @@ type readingsOutput struct {
 
 func (a *api) registerReadings() {
 	page := schemaOf[readingsView](a)
-	operation(a, huma.Operation{OperationID: "get-device-readings", Method: http.MethodGet, Path: "/v1/devices/{id}/readings", Tags: []string{"devices"},
+	question(a, huma.Operation{OperationID: "get-device-readings", Method: http.MethodGet, Path: "/v1/devices/{id}/readings", Tags: []string{"devices"},
 		Summary: "Get a device's history, as it was reported or in buckets",
 		Description: "Answers application/json; application/senml+json (not with bucket) or text/csv if Accept asks for it. " +
 			"The next page's link is in the Link header, and in JSON also in next. Relative times are made absolute in it.",
@@ -69,7 +70,7 @@ func (g *Gateway) readings(ctx context.Context, c *call, in *readingsInput) (*re
 	}
 	next := ""
 	if found.Next != "" {
-		next = nextLink(c.path, in.query(q), found.Next)
+		next = nextLink(c.path, in.Read.again(in.query(q)), found.Next)
 	}
 	out := &readingsOutput{ContentType: media, CacheControl: "no-store"}
 	if next != "" {

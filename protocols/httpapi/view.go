@@ -224,6 +224,7 @@ type readingsView struct {
 
 // listView is a page of a list.
 type listView[T any] struct {
-	Items []T    `json:"items" nullable:"false"`
-	Next  string `json:"next,omitempty" doc:"Link to the next page; left out on the last"`
+	Items   []T                   `json:"items" nullable:"false"`
+	Next    string                `json:"next,omitempty" doc:"Link to the next page; left out on the last"`
+	Missing []dunlin.MissingShard `json:"missing,omitempty" nullable:"false" doc:"Shards that did not answer: the page lacks theirs"`
 }
