@@ -72,7 +72,7 @@ type Version struct {
 	Node    string `json:"node,omitempty" doc:"Name of the node that answers"`
 }
 
-// Deps are the rooms behind the door. All must be set.
+// Deps are the rooms behind the door. All but Cluster must be set.
 type Deps struct {
 	Ingestor  dunlin.Ingestor
 	Inspector dunlin.Inspector
@@ -80,6 +80,7 @@ type Deps struct {
 	Auth      dunlin.Authenticator
 	Feed      dunlin.Feed
 	Decoder   Decoder
+	Cluster   dunlin.ClusterAdmin // nil: /v1/cluster is not found
 }
 
 // Decoder turns payloads to records: a *payload.Decoder.

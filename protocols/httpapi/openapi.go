@@ -56,6 +56,7 @@ func (g *Gateway) registerAPI(reg *registration) {
 	a.registerDomains()
 	a.registerPlugins()
 	a.registerCredentials()
+	a.registerCluster()
 	a.registerVersion()
 	a.describeRaw()
 	delete(schemas.Map(), "ErrorModel") // huma's error; transformProblem makes ours of it

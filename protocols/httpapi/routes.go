@@ -77,6 +77,11 @@ func routeTable() []route {
 		{pattern: "GET /v1/credentials", rule: ruleAdmin},
 		{pattern: "PUT /v1/credentials/{kind}/{id}", rule: ruleAdmin},
 		{pattern: "DELETE /v1/credentials/{kind}/{id}", rule: ruleAdmin},
+		{pattern: "GET /v1/cluster", rule: ruleAdmin},
+		{pattern: "GET /v1/cluster/members", rule: ruleAdmin},
+		{pattern: "GET /v1/cluster/shards", rule: ruleAdmin},
+		{pattern: "PUT /v1/cluster/members/{name}/state", rule: ruleAdmin},
+		{pattern: "POST /v1/cluster/shards/{shard}/move", rule: ruleAdmin},
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // requestFor makes a request that a route takes, about device fridge-1.
 func requestFor(pattern string) (method, path, body string, headers []string) {
 	method, path, _ = strings.Cut(pattern, " ")
-	path = strings.NewReplacer("{$}", "", "{kind}", "device", "{name}", "cold-chain").Replace(path)
+	path = strings.NewReplacer("{$}", "", "{kind}", "device", "{name}", "cold-chain", "{shard}", "1").Replace(path)
 	if strings.Contains(path, "devices/{id}") || strings.Contains(path, "credentials") {
 		path = strings.Replace(path, "{id}", "fridge-1", 1)
 	}
@@ -24,6 +24,10 @@ func requestFor(pattern string) (method, path, body string, headers []string) {
 		return method, path, `[{"n":"t","v":1}]`, []string{"Content-Type: application/senml+json"}
 	case strings.HasSuffix(path, "/ingest"):
 		return method, path, `[{"device":"fridge-1","payload":[{"n":"t","v":1}]}]`, []string{"Content-Type: application/json"}
+	case strings.HasSuffix(path, "/state") && method == "PUT":
+		return method, path, `{"state":"draining"}`, nil
+	case strings.HasSuffix(path, "/move"):
+		return method, path, `{"to":"n2"}`, nil
 	case method == "PUT" && strings.Contains(path, "plugins"):
 		return method, path, "\x00asm", []string{"Content-Type: application/wasm"}
 	case method == "PUT" && strings.Contains(path, "devices"):
@@ -56,7 +60,7 @@ func TestRoutesByPrincipal(t *testing.T) {
 	}
 	out.WriteString("\n")
 	b := newBed(t, func(c *Config) { c.MetricsHandler = http.NotFoundHandler() })
-	b.open = false
+	b.open, b.g.deps.Cluster = false, newFakeCluster()
 	for _, p := range principals {
 		if p.p.Kind != dunlin.PrincipalNone {
 			p.p.Tenant = dunlin.DefaultTenant
