@@ -39,7 +39,8 @@ type Config struct {
 	// connection, or when it loses interest. body is Serve's own. nil: every call is answered with ErrNotFound.
 	// In a call through CallAddr from may be any node with a good certificate, and need not be a member.
 	Serve func(ctx context.Context, from dunlin.NodeID, method string, body []byte) ([]byte, error)
-	// OnLink tells that a node became reachable or ceased to be. It must not block. nil: nobody cares.
+	// OnLink tells that a node became reachable or ceased to be. It must not block; two calls may overtake each other, Peers
+	// knows what is. nil: nobody cares.
 	OnLink func(node dunlin.NodeID, up bool)
 	// OnRefused tells that another node will not talk to this one, and why: *Refusal. It must not block. nil: it's logged.
 	OnRefused func(node dunlin.NodeID, err error)
