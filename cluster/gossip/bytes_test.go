@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -171,5 +172,16 @@ func TestMemberlistsWordsAreLoggedSparsely(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 3 || !strings.Contains(lines[0], "another cluster secret") || !strings.Contains(lines[2], "skipped=2") {
 		t.Errorf("got\n%s", out.String())
+	}
+}
+
+// The bytes are the cluster's: nodes of other builds read them.
+func TestTheFormats(t *testing.T) {
+	s := Self{Name: "n", ID: 5, Cluster: "c", Zone: "z", Peer: "h:1", Calls: "h:2", HTTP: "i:3", Version: "v", WireMin: 1, WireMax: 300, EntryMax: 2, Started: 7}
+	if got, want := fmt.Sprintf("%x", s.meta()), "01"+"0500000000000000"+"0700000000000000"+"01"+"ac02"+"02"+"0163"+"017a"+"0176"+"03680100"+"010200"+"03690300"; got != want {
+		t.Errorf("meta\ngot  %s\nwant %s", got, want)
+	}
+	if got, want := fmt.Sprintf("%x", appendHints(nil, []Hint{{Shard: 300, Term: 4, Owner: 5}})), "01"+"ac02"+"04"+"0500000000000000"; got != want {
+		t.Errorf("hints\ngot  %s\nwant %s", got, want)
 	}
 }

@@ -14,7 +14,6 @@ func (r *Remote) keep() {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	pushed := r.cfg.now()
-	r.push()
 	for {
 		poked := false
 		select {

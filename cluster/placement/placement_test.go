@@ -380,14 +380,16 @@ func TestAPeerThatDies(t *testing.T) {
 // A peer that gossip sees dead may have its sockets open still: it is stopped, or its network is cut.
 func TestAPeerThatGossipSeesDead(t *testing.T) {
 	w := newWorld(t)
-	a, b := w.node(1, nil), w.node(2, nil)
+	a, b := w.node(1, func(c *Config) { c.CallTimeout = time.Second }), w.node(2, nil)
 	w.connected()
-	b.serve = func(ctx context.Context, _ dunlin.NodeID, _ string, _ []byte) ([]byte, error) {
-		<-ctx.Done()
+	b.serve = func(ctx context.Context, _ dunlin.NodeID, method string, _ []byte) ([]byte, error) {
+		if method == "hang" {
+			<-ctx.Done()
+		}
 		return nil, ctx.Err()
 	}
 	got := make(chan error, 1)
-	a.Go(2, "m", nil, func(_ []byte, err error) { got <- err })
+	a.Go(2, "hang", nil, func(_ []byte, err error) { got <- err })
 	start := time.Now()
 	w.alive(2, false)
 	if err := <-got; !errors.Is(err, dunlin.ErrUnavailable) || time.Since(start) > 500*time.Millisecond {
@@ -396,7 +398,6 @@ func TestAPeerThatGossipSeesDead(t *testing.T) {
 	if _, err := a.Call(t.Context(), 2, "m", nil); !errors.Is(err, dunlin.ErrUnavailable) || !strings.Contains(err.Error(), "is down") {
 		t.Errorf("got %v", err)
 	}
-	b.serve = echo
 	w.alive(2, true)
 	eventually(t, 5*time.Second, "connected again", func() bool { return a.isUp(2) })
 	if _, err := a.Call(t.Context(), 2, "m", nil); err != nil {

@@ -90,6 +90,7 @@ func Start(cfg Config) (*Remote, error) {
 	if err := r.provider.StartMember(r.cluster); err != nil {
 		return nil, errors.Join(err, r.Close(until(r.stop)))
 	}
+	r.push()
 	r.wg.Go(r.keep)
 	return r, nil
 }
