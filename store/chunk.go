@@ -15,9 +15,8 @@ import (
 // tables, and what comes from a peer is read by this file alone before it becomes one. docs/formats/snapshot.md has the bytes.
 const (
 	chunkVersion  = 1
-	chunkRows     = 1 // whole rows
-	chunkPart     = 2 // a piece of one row that is larger than chunkRowMax
-	chunkBytes    = 2 << 20
+	chunkRows     = 1         // whole rows
+	chunkPart     = 2         // a piece of one row that is larger than chunkRowMax
 	chunkRowMax   = 4 << 20   // a row up to this is never cut
 	chunkPlainMax = 16 << 20  // what a chunk of rows may decompress to
 	chunkValueMax = 512 << 20 // a row that arrives in pieces

@@ -171,6 +171,10 @@ func (c *Config) stateOptions(die *fatal, cache *pebble.Cache) *pebble.Options {
 	o.L0StopWritesThreshold = 32
 	// Timers come and go: a table of many deletions is no reason to write history again.
 	o.Experimental.TombstoneDenseCompactionThreshold = -1
+	// Pebble 2.1.7 may note tables that it ingests in the write-ahead log. Replaying such a log can leave a large batch behind it
+	// unflushed while Open goes on to a new log; the old one's torn end is then no longer at the end, and after the next crash the
+	// folder does not open any more ("unexpected EOF"; seen by internal/crash). Flushing first is slower and safe.
+	o.Experimental.DisableIngestAsFlushable = func() bool { return true }
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = stateBlockBytes
 		o.Levels[i].IndexBlockSize = 256 << 10

@@ -180,7 +180,7 @@ func (db *DB) Chunk(id string, i int) (data []byte, last bool, err error) {
 	case e.mu.done && i == len(e.mu.starts)-1:
 		return nil, true, nil
 	}
-	data, next, err := e.build(db.snaps.pack, e.mu.starts[i])
+	data, next, err := e.build(db.snaps.pack, e.mu.starts[i], db.cfg.ChunkBytes)
 	if err != nil {
 		return nil, false, fmt.Errorf("snapshot %s: chunk %d: %w", id, i, err)
 	}
@@ -194,7 +194,7 @@ func (db *DB) Chunk(id string, i int) (data []byte, last bool, err error) {
 }
 
 // build makes the chunk that begins at a place, and says where the next one does. The caller holds e.mu.
-func (e *export) build(pack *chunker, at chunkStart) (data []byte, next chunkStart, err error) {
+func (e *export) build(pack *chunker, at chunkStart, bytesMax int) (data []byte, next chunkStart, err error) {
 	if at.offset > 0 {
 		return e.buildPart(at)
 	}
@@ -221,7 +221,7 @@ func (e *export) build(pack *chunker, at chunkStart) (data []byte, next chunkSta
 		if len(v) > chunkRowMax && len(rows.b) == 0 {
 			return e.buildPart(chunkStart{from: at.from, row: bytes.Clone(it.Key())})
 		}
-		if len(rows.b) >= chunkBytes || len(v) > chunkRowMax {
+		if len(rows.b) >= bytesMax || len(v) > chunkRowMax {
 			next.from = bytes.Clone(it.Key())
 			break
 		}

@@ -92,6 +92,12 @@ func (db *DB) install(meta *dunlin.SnapshotMeta, hard []byte, paths []string) er
 	if err != nil {
 		return err
 	}
+	if s.applied[sh].Load() > 0 {
+		// Pebble flushes rows that give way before it takes the tables in, and nobody else commits meanwhile: do it here.
+		if err := s.eng.Flush(); err != nil {
+			return err
+		}
+	}
 	marker, err := json.Marshal(installMarker{Meta: *meta, Hard: hard})
 	if err != nil {
 		return err
@@ -210,10 +216,6 @@ func (db *DB) recoverInstall(state engine, sh dunlin.ShardID) error {
 	if index < m.Meta.Index {
 		return db.log.unmark(sh, logInstall)
 	}
-	// What a write-ahead log brought back is not said to be on disk: it is now.
-	if err := state.Flush(); err != nil {
-		return err
-	}
 	return db.log.restart(&m.Meta, m.Hard)
 }
 
@@ -236,6 +238,9 @@ func (db *DB) recoverDestroy(state engine, sh dunlin.ShardID) error {
 		return err
 	}
 	if err := state.dropShard(sh); err != nil {
+		return err
+	}
+	if err := state.Flush(); err != nil { // or openState would take the old applied index for what is on disk
 		return err
 	}
 	if err := db.removeIncoming(sh); err != nil {
@@ -268,7 +273,7 @@ func (db *DB) recoverIncoming(state engine, sh dunlin.ShardID) error {
 	return nil
 }
 
-// replace makes all rows of a span those of some tables, atomically and for good.
+// replace makes all rows of a span those of some tables, atomically and for good: Pebble syncs tables and manifest.
 func (e *engine) replace(span pebble.KeyRange, tables []string) (err error) {
 	if err := e.die.failed(); err != nil {
 		return fmt.Errorf("%s engine: %w", e.name, err)
@@ -277,12 +282,7 @@ func (e *engine) replace(span pebble.KeyRange, tables []string) (err error) {
 	if _, err := e.IngestAndExcise(context.TODO(), tables, nil, nil, span); err != nil {
 		return fmt.Errorf("%s engine: ingest: %w", e.name, err)
 	}
-	// Where memtables overlap, Pebble notes the tables in its write-ahead log, which the next synced write makes last.
-	b := e.NewBatch()
-	if err := b.LogData(nil, nil); err != nil {
-		return err
-	}
-	return e.commit(b, pebble.Sync)
+	return e.die.failed()
 }
 
 // dropShard removes all rows of a shard, and its part of the applied row of all shards. Nobody may be applying.

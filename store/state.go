@@ -50,6 +50,7 @@ func openState(eng engine, shards int) (*State, error) {
 	}
 	for i := range shards {
 		s.apply.next[i].applied = s.applied[i].Load()
+		s.durable[i].Store(min(s.durable[i].Load(), s.applied[i].Load()))
 		var err error
 		if s.confs.of[i], _, err = get(eng, appendHead(nil, dunlin.ShardID(i), tabConf)); err != nil {
 			return nil, err

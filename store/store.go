@@ -49,6 +49,8 @@ type Config struct {
 	ArchiveBytes int64         // how many bytes of them; default 4 GiB, negative: any number
 	TailBytes    int           // of entries in memory for followers of the journal; default 8 MiB
 
+	ChunkBytes int // of rows in a chunk of a snapshot, before compression; default 2 MiB, at most 8 MiB
+
 	DeadLetterBytes int64 // of all dead letters; default 64 MiB
 
 	Planted Planted // for tests: promises to break; the zero value breaks none
@@ -88,6 +90,7 @@ func (c *Config) setDefaults() error {
 	c.ArchiveAge = cmp.Or(c.ArchiveAge, 30*24*time.Hour)
 	c.ArchiveBytes = cmp.Or(c.ArchiveBytes, 4<<30)
 	c.TailBytes = cmp.Or(c.TailBytes, 8<<20)
+	c.ChunkBytes = min(cmp.Or(c.ChunkBytes, 2<<20), chunkPlainMax/2)
 	c.DeadLetterBytes = cmp.Or(c.DeadLetterBytes, 64<<20)
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/dunlin-iot/dunlin"
-	"github.com/dunlin-iot/dunlin/cluster"
+	"github.com/dunlin-iot/dunlin/cluster/replica"
 	"github.com/dunlin-iot/dunlin/entry"
 	"github.com/dunlin-iot/dunlin/store"
 )
@@ -129,7 +129,7 @@ func (quiet) Fatalf(format string, args ...any) {
 }
 
 // noState applies nothing.
-type noState struct{ cluster.StateMachine }
+type noState struct{ replica.StateMachine }
 
 func (noState) Apply([]dunlin.Committed) error { return nil }
 
@@ -139,13 +139,13 @@ func hostOver(b *testing.B, dir, name string, state bool, shards, depth int) *co
 	if err != nil {
 		b.Fatal(err)
 	}
-	sm := cluster.StateMachine(db.State())
+	sm := replica.StateMachine(db.State())
 	if !state {
 		sm = noState{sm}
 	}
 	owned := make(chan struct{}, benchShards)
 	terms := make([]uint64, benchShards)
-	cl, err := cluster.Open(cluster.Config{Log: db.Log(), StateMachine: sm, OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) {
+	cl, err := replica.Open(replica.Config{Bootstrap: true, Shards: benchShards, Log: db.Log(), StateMachine: sm, OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) {
 		if owner {
 			terms[sh] = term
 			owned <- struct{}{}
