@@ -27,7 +27,7 @@ func (c *Client) Devices(ctx context.Context, q DevicesQuery) iter.Seq2[dunlin.D
 
 // Device returns a device's registration.
 func (c *Client) Device(ctx context.Context, id dunlin.DeviceID) (*dunlin.Device, error) {
-	return get[dunlin.Device](ctx, c, path("v1", "devices", string(id)), nil)
+	return get[dunlin.Device](ctx, c, path("v1", "devices", string(id)), c.fresh(nil))
 }
 
 // PutDevice registers a device or changes its domain and labels. ifRevision guards against lost updates, here and in all
@@ -43,7 +43,7 @@ func (c *Client) DeleteDevice(ctx context.Context, id dunlin.DeviceID, ifRevisio
 
 // State returns a device's twin.
 func (c *Client) State(ctx context.Context, id dunlin.DeviceID) (*Twin, error) {
-	return get[Twin](ctx, c, path("v1", "devices", string(id), "state"), nil)
+	return get[Twin](ctx, c, path("v1", "devices", string(id), "state"), c.fresh(nil))
 }
 
 // ReadingsQuery asks for history. From and To are RFC 3339, "now", or a span from now such as "-1h"; empty: unbounded.
@@ -74,7 +74,7 @@ func (c *Client) Readings(ctx context.Context, id dunlin.DeviceID, q ReadingsQue
 		Next     string    `json:"next"`
 	}
 	q.Bucket = ""
-	return pages(ctx, c, path("v1", "devices", string(id), "readings"), q.values(), func(p *page) ([]Reading, string) { return p.Readings, p.Next })
+	return pages(ctx, c, path("v1", "devices", string(id), "readings"), c.fresh(q.values()), func(p *page) ([]Reading, string) { return p.Readings, p.Next })
 }
 
 // Buckets lists a device's history in buckets of q.Bucket.
@@ -83,7 +83,7 @@ func (c *Client) Buckets(ctx context.Context, id dunlin.DeviceID, q ReadingsQuer
 		Buckets []Bucket `json:"buckets"`
 		Next    string   `json:"next"`
 	}
-	return pages(ctx, c, path("v1", "devices", string(id), "readings"), q.values(), func(p *page) ([]Bucket, string) { return p.Buckets, p.Next })
+	return pages(ctx, c, path("v1", "devices", string(id), "readings"), c.fresh(q.values()), func(p *page) ([]Bucket, string) { return p.Buckets, p.Next })
 }
 
 // AlertsQuery filters alerts; empty fields match everything.
@@ -121,7 +121,7 @@ func (c *Client) Domains(ctx context.Context) iter.Seq2[dunlin.Domain, error] {
 
 // Domain returns a domain.
 func (c *Client) Domain(ctx context.Context, id dunlin.DomainID) (*dunlin.Domain, error) {
-	return get[dunlin.Domain](ctx, c, path("v1", "domains", string(id)), nil)
+	return get[dunlin.Domain](ctx, c, path("v1", "domains", string(id)), c.fresh(nil))
 }
 
 // PutDomain creates or changes a domain.
@@ -146,7 +146,7 @@ func (c *Client) Plugins(ctx context.Context) iter.Seq2[dunlin.Plugin, error] {
 
 // Plugin returns a plugin's active version.
 func (c *Client) Plugin(ctx context.Context, name string) (*dunlin.Plugin, error) {
-	return get[dunlin.Plugin](ctx, c, path("v1", "plugins", name), nil)
+	return get[dunlin.Plugin](ctx, c, path("v1", "plugins", name), c.fresh(nil))
 }
 
 // PushPlugin uploads a module and makes it the plugin's active version. Of a refused module, Error.Check names the check.

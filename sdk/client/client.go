@@ -35,6 +35,9 @@ type Options struct {
 	HTTP     *http.Client  // default: one of its own, with a timeout of a minute but for event streams
 	Retries  int           // of a request that the node asks to send again later (503, 429); default 3, below 0 none
 	WaitMax  time.Duration // longest wait before such a retry; default 10 s
+
+	Read    dunlin.ReadLevel            // how fresh answers must be; default leader
+	Missing func([]dunlin.MissingShard) // told of shards that a page of a list lacks because they did not answer; nil: nobody
 }
 
 // Client calls one node. It is safe for concurrent use.
@@ -193,6 +196,9 @@ func pages[P, T any](ctx context.Context, c *Client, path string, query url.Valu
 				yield(none, err)
 				return
 			}
+			if l, ok := any(page).(interface{ missing() []dunlin.MissingShard }); ok && c.opts.Missing != nil && len(l.missing()) > 0 {
+				c.opts.Missing(l.missing())
+			}
 			items, next := open(page)
 			for _, item := range items {
 				if !yield(item, nil) {
@@ -214,14 +220,27 @@ func pages[P, T any](ctx context.Context, c *Client, path string, query url.Valu
 
 // list is the page of most lists.
 type list[T any] struct {
-	Items []T    `json:"items"`
-	Next  string `json:"next"`
+	Items []T                   `json:"items"`
+	Next  string                `json:"next"`
+	Lacks []dunlin.MissingShard `json:"missing"`
 }
 
-func (l *list[T]) open() ([]T, string) { return l.Items, l.Next }
+func (l *list[T]) open() ([]T, string)            { return l.Items, l.Next }
+func (l *list[T]) missing() []dunlin.MissingShard { return l.Lacks }
 
 func listOf[T any](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[T, error] {
-	return pages(ctx, c, path, query, (*list[T]).open)
+	return pages(ctx, c, path, c.fresh(query), (*list[T]).open)
+}
+
+// fresh adds to a question's query how fresh the answer must be.
+func (c *Client) fresh(query url.Values) url.Values {
+	if c.opts.Read.Stale > 0 {
+		if query == nil {
+			query = url.Values{}
+		}
+		query.Set("read", c.opts.Read.String())
+	}
+	return query
 }
 
 // conditional is the header that guards a change: dunlin.AnyRevision takes whatever is there, 0 only creates.

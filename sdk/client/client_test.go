@@ -260,3 +260,36 @@ func TestErrorsDoNotStutter(t *testing.T) {
 		}
 	}
 }
+
+// TestReadLevel: questions say how fresh the answers must be, also on next pages, and who listens hears of what is missing.
+func TestReadLevel(t *testing.T) {
+	var asked []string
+	var missing []dunlin.MissingShard
+	o := client.Options{Read: dunlin.ReadLevel{Stale: 10 * time.Second}, Missing: func(m []dunlin.MissingShard) { missing = append(missing, m...) }}
+	c := node(t, o, func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Query().Get("read"))
+		switch {
+		case r.URL.Query().Get("cursor") == "" && strings.HasSuffix(r.URL.Path, "/v1/devices"):
+			fmt.Fprint(w, `{"items":[{"id":"a"}],"next":"/v1/devices?cursor=a&read=stale%3D10s","missing":[{"shard":3,"reason":"gone"}]}`)
+		default:
+			fmt.Fprint(w, `{"items":[]}`)
+		}
+	})
+	for _, err := range c.Devices(t.Context(), client.DevicesQuery{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.State(t.Context(), "d"); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range c.Readings(t.Context(), "d", client.ReadingsQuery{Newest: true}) {
+		t.Fatal(err)
+	}
+	if want := []string{"stale=10s", "stale=10s", "stale=10s", "stale=10s"}; !slices.Equal(asked, want) {
+		t.Errorf("asked at %q", asked)
+	}
+	if len(missing) != 1 || missing[0].Shard != 3 {
+		t.Errorf("missing: %v", missing)
+	}
+}

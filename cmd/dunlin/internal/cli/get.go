@@ -48,6 +48,7 @@ func (l listCommand[T]) command(env Env) *cobra.Command {
 			return r.explain(err)
 		}
 		tellMore(c, more, limit)
+		r.tellMissing(c)
 		return out.print(c, items, func(w io.Writer) {
 			row(w, l.head...)
 			for _, it := range items {
@@ -56,6 +57,7 @@ func (l listCommand[T]) command(env Env) *cobra.Command {
 		})
 	}}
 	r.flags(c)
+	r.readFlag(c)
 	out.flag(c)
 	c.Flags().IntVar(&limit, "limit", l.limit, "at most so many; 0: all")
 	if l.flags != nil {
@@ -99,6 +101,7 @@ func newGetDevice(env Env) *cobra.Command {
 			return out.print(c, tw, func(w io.Writer) { deviceTable(w, tw) })
 		}}
 	r.flags(c)
+	r.readFlag(c)
 	out.flag(c)
 	return c
 }

@@ -28,6 +28,7 @@ func newGetReadings(env Env) *cobra.Command {
 			"  dunlin get readings fridge-07 --bucket 5m --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z -o json",
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, dunlin.DeviceID(args[0])) }}
 	f.remote.flags(c)
+	f.remote.readFlag(c)
 	f.out.flag(c)
 	fl := c.Flags()
 	fl.StringSliceVar(&f.q.Metrics, "metric", nil, "only these; may be given more than once")

@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
 	"net"
+	"slices"
 	"strings"
 
+	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/sdk/client"
 	"github.com/spf13/cobra"
 )
@@ -16,6 +19,8 @@ type remote struct {
 	env    Env
 	server string
 	token  string
+	read   string
+	lacks  []dunlin.MissingShard // shards that did not answer
 }
 
 // flags adds --server and --token, whose defaults come from the environment.
@@ -24,14 +29,24 @@ func (r *remote) flags(c *cobra.Command) {
 	c.Flags().StringVar(&r.token, "token", "", "bearer token (DUNLIN_TOKEN, DUNLIN_API_TOKEN)")
 }
 
+// readFlag adds --read, for questions about what is kept.
+func (r *remote) readFlag(c *cobra.Command) {
+	c.Flags().StringVar(&r.read, "read", "", "how fresh: leader (the default), or stale=10s for an answer of any replica no older than that")
+}
+
 func (r *remote) client() (*client.Client, error) {
+	level, err := dunlin.ParseReadLevel(r.read)
+	if err != nil {
+		return nil, err
+	}
 	server, token := r.address(), r.token
 	for _, key := range []string{"DUNLIN_TOKEN", "DUNLIN_API_TOKEN"} {
 		if token == "" {
 			token = r.env.Getenv(key)
 		}
 	}
-	return client.New(server, client.Options{Token: token, Agent: "dunlin/" + version})
+	return client.New(server, client.Options{Token: token, Agent: "dunlin/" + version, Read: level,
+		Missing: func(shards []dunlin.MissingShard) { r.lacks = append(r.lacks, shards...) }})
 }
 
 func (r *remote) address() string {
@@ -71,6 +86,15 @@ func collect[T any](seq iter.Seq2[T, error], limit int) (items []T, more bool, e
 		items = append(items, v)
 	}
 	return items, false, nil
+}
+
+// tellMissing says on stderr which shards a list lacks.
+func (r *remote) tellMissing(c *cobra.Command) {
+	if len(r.lacks) > 0 {
+		slices.SortFunc(r.lacks, func(a, b dunlin.MissingShard) int { return cmp.Compare(a.Shard, b.Shard) })
+		r.lacks = slices.CompactFunc(r.lacks, func(a, b dunlin.MissingShard) bool { return a.Shard == b.Shard })
+		fmt.Fprintf(c.ErrOrStderr(), "The list lacks the devices of %d shards that did not answer, such as shard %d: %s\n", len(r.lacks), r.lacks[0].Shard, r.lacks[0].Reason)
+	}
 }
 
 // tellMore says on stderr that a list was cut.
