@@ -245,7 +245,7 @@ func (c *core) ready() error {
 func (c *core) full() bool { return c.append.bytes+c.apply.bytes+c.sendBytes >= turnBytesMax }
 
 func (c *core) absorb(g *group, rd raft.Ready) error {
-	was, vote := g.told, g.hard.vote
+	was, vote, offered := g.told, g.hard.vote, g.offering
 	if rd.SoftState != nil {
 		g.told.lead, g.told.leader = rd.SoftState.Lead, rd.SoftState.RaftState == raft.StateLeader
 	}
@@ -281,7 +281,7 @@ func (c *core) absorb(g *group, rd raft.Ready) error {
 			}
 		}
 	}
-	if g.offering {
+	if offered { // before this Ready was made, that is
 		g.offering = false
 		if !g.installing { // the log was faster, or the leader another
 			c.order(orderDrop, g.shard, dunlin.SnapshotMeta{})

@@ -228,6 +228,7 @@ type fleet struct {
 	seed    uint64
 	lives   uint64
 	tune    func(*Config)
+	watch   func() // called whenever messages are about to be delivered
 	onOwner func(n *fleetNode, sh dunlin.ShardID, term uint64, owner bool)
 }
 
@@ -270,6 +271,9 @@ func (f *fleet) open(n *fleetNode) error {
 		f.tune(&cfg)
 	}
 	m, err := OpenMachine(cfg)
+	n.disk.log.mu.Lock()
+	n.disk.log.sync(len(n.disk.log.pending)) // births are synced before anything else happens
+	n.disk.log.mu.Unlock()
 	n.m, n.write, n.apply, n.done, n.fetches = m, nil, nil, false, nil
 	clear(n.owns)
 	return err
@@ -410,6 +414,9 @@ func (f *fleet) settle() error {
 		}
 		if len(f.wires) == 0 && !busy {
 			return nil
+		}
+		if f.watch != nil {
+			f.watch()
 		}
 		wires := f.wires
 		f.wires = nil

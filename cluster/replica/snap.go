@@ -71,6 +71,7 @@ func (c *core) wantExport(g *group) {
 		return
 	}
 	g.st.wanted, x.busy, x.from = false, true, g.applied
+	g.st.export = nil // it is of no use any more, and the new one will replace it
 	c.order(orderExport, g.shard, dunlin.SnapshotMeta{})
 }
 
@@ -103,17 +104,17 @@ func (c *core) exported(sh dunlin.ShardID, meta dunlin.SnapshotMeta, err error) 
 }
 
 func (c *core) adoptExport(g *group, meta *dunlin.SnapshotMeta) error {
-	if meta.Shard != g.shard || meta.Index < birthIndex || meta.Index > g.applied || meta.Index+1 < g.st.first {
+	// What is being applied just now may be in it already.
+	if meta.Shard != g.shard || meta.Index < birthIndex || meta.Index > g.st.last || meta.Index+1 < g.st.first {
 		c.order(orderRelease, g.shard, *meta)
-		return fmt.Errorf("%w: it is of shard %d as of entry %d, applied is %d, and the log begins at %d",
-			errMeta, meta.Shard, meta.Index, g.applied, g.st.first)
+		return fmt.Errorf("%w: it is of shard %d as of entry %d, and the log has %d to %d",
+			errMeta, meta.Shard, meta.Index, g.st.first, g.st.last)
 	}
 	term, err := g.st.Term(meta.Index)
 	if err != nil {
 		return err
 	}
 	meta.From, meta.Term = dunlin.NodeID(c.id), term
-	c.endExport(g)
 	g.st.export = meta
 	return nil
 }
@@ -244,7 +245,7 @@ func (c *core) offered(g *group, m *pb.Message) {
 	if g.look(); m.GetTerm() < g.role.term || g.role.leader {
 		return
 	}
-	if g.installing { // the last one
+	if g.offering || g.installing { // the last one: what came of it must stay as it is until then
 		return
 	}
 	m.Snapshot.Metadata.ConfState = cs // what is kept is what counts
