@@ -51,11 +51,13 @@ type ModulesConfig struct {
 	Metrics prometheus.Registerer // nil: none
 }
 
-// ModulesDeps are what Modules work with. All must be set.
+// ModulesDeps are what Modules work with. All but Install must be set.
 type ModulesDeps struct {
 	Blobs  Blobs
 	Owners Owners
 	Caller Caller
+	// Install makes a module ready to run that was fetched, or whose row was applied: so that no turn waits for its compilation.
+	Install func(ctx context.Context, hash dunlin.ModuleHash, module []byte) error // plugins.Host.Install; nil: it is left to the first turn
 }
 
 // Modules spreads the modules of plugins over the nodes. The log says which module runs; the module itself is too large for
@@ -409,11 +411,9 @@ func (m *Modules) fetchRound(ctx context.Context) bool {
 	m.mu.Unlock()
 	got := map[dunlin.ModuleHash]bool{}
 	for _, h := range wanted {
-		if !m.deps.Blobs.Has(h) {
-			if err := m.obtain(ctx, h); err != nil {
-				m.cfg.Log.Info("module not fetched yet", slog.String("module", h.String()), slog.Any("error", err))
-				continue
-			}
+		if err := m.prepare(ctx, h); err != nil {
+			m.cfg.Log.Info("module not ready yet", slog.String("module", h.String()), slog.Any("error", err))
+			continue
 		}
 		got[h] = true
 	}
@@ -421,4 +421,21 @@ func (m *Modules) fetchRound(ctx context.Context) bool {
 	defer m.mu.Unlock()
 	m.mu.wanted = slices.DeleteFunc(m.mu.wanted, func(h dunlin.ModuleHash) bool { return got[h] })
 	return len(m.mu.wanted) > 0
+}
+
+// prepare makes a module ready to run here.
+func (m *Modules) prepare(ctx context.Context, hash dunlin.ModuleHash) error {
+	if !m.deps.Blobs.Has(hash) {
+		if err := m.obtain(ctx, hash); err != nil {
+			return err
+		}
+	}
+	if m.deps.Install == nil {
+		return nil
+	}
+	module, err := m.deps.Blobs.Get(hash)
+	if err != nil {
+		return err
+	}
+	return m.deps.Install(ctx, hash, module)
 }
