@@ -79,6 +79,7 @@ func (g *Gateway) enterClaim(ctx context.Context, key sessionKey) *fault {
 		s.mu.Lock()
 		if s.mu.keep.done {
 			over = s.over
+			s.retryLocked()
 		}
 		s.mu.Unlock()
 	}
@@ -172,6 +173,7 @@ func (g *Gateway) Kick(ctx context.Context, key dunlin.DeviceKey, epoch uint64, 
 		s.mu.Lock()
 		if s.mu.keep.epoch <= epoch {
 			c, over = s.mu.conn, s.over
+			s.retryLocked()
 		}
 		s.mu.Unlock()
 	}

@@ -20,7 +20,7 @@ type flow struct {
 	done   chan struct{}      // closed when the last follower has ended
 	owner  *conn              // whose follower runs
 	device *dunlin.DeviceKey  // what it reads
-	start  dunlin.Cursor      // where to begin if nothing was subscribed before
+	start  dunlin.Cursor      // where to begin if nothing was subscribed before; until a follower has done so
 
 	mark position // what is through: acknowledged, in the box, or nobody's business
 
@@ -82,11 +82,7 @@ func (g *Gateway) follow(c *conn, s *session) {
 	again := f.owner != c // a new connection
 	f.stop()
 	ctx, cancel := context.WithCancel(g.life)
-	w := &follower{g: g, c: c, s: s, f: f, before: f.done, done: make(chan struct{}), start: f.start, device: device}
-	if f.start != nil {
-		f.mark = position{cur: slices.Clone(f.start)}
-		f.start = nil
-	}
+	w := &follower{g: g, c: c, s: s, f: f, before: f.done, done: make(chan struct{}), device: device}
 	f.cancel, f.owner, f.device, f.done = cancel, c, device, w.done
 	if again {
 		f.box.restart()
@@ -103,7 +99,6 @@ type follower struct {
 	f      *flow
 	before chan struct{} // the predecessor's done
 	done   chan struct{}
-	start  dunlin.Cursor
 	device *dunlin.DeviceKey
 	fresh  bool // nothing was promised across connections: begin with what comes now
 
@@ -155,8 +150,7 @@ func (w *follower) run(ctx context.Context) {
 func (w *follower) place(ctx context.Context) error {
 	at := &w.f.at
 	switch {
-	case w.start != nil:
-		*at = position{cur: slices.Clone(w.start)}
+	case w.begin():
 	case w.fresh || at.cur == nil:
 		now, err := w.g.deps.Feed.Now(ctx)
 		if err != nil {
@@ -183,6 +177,21 @@ func (w *follower) place(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// begin takes the follower to where the first subscription begins, once. A connection that ends before its follower gets
+// here leaves that to the next one.
+func (w *follower) begin() bool {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	f := w.f
+	if f.start == nil {
+		return false
+	}
+	f.at = position{cur: slices.Clone(f.start)}
+	f.mark = f.at.clone()
+	f.start = nil
+	return true
 }
 
 func (w *follower) newest() dunlin.Cursor {

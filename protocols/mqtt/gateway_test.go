@@ -403,3 +403,20 @@ func TestHostileBytes(t *testing.T) {
 		}
 	})
 }
+
+// TestBrokenBeforeTheBeginning: a connection that ends between its SUBACK and the first read of the log leaves it to the next
+// one to begin there; otherwise what came in between would be nobody's.
+func TestBrokenBeforeTheBeginning(t *testing.T) {
+	j := newJournal(1)
+	g := serve(t, Config{}, Deps{Ingestor: &shelf{}, Feed: j})
+	gone, next := &conn{g: g}, &conn{g: g}
+	s := &session{g: g}
+	s.mu.conn = next
+	s.mu.subs = []subscription{{filter: filter{telemetry: true}, qos: 1}}
+	s.mu.flow = &flow{wake: make(chan struct{}, 1), start: dunlin.Cursor{7}}
+	w := &follower{g: g, c: gone, s: s, f: s.mu.flow, done: make(chan struct{})}
+	w.run(t.Context())
+	if err := (&follower{g: g, c: next, s: s, f: s.mu.flow}).place(t.Context()); err != nil || !slices.Equal(s.mu.flow.at.cur, dunlin.Cursor{7}) {
+		t.Errorf("the next one begins at %v (%v), want 7", s.mu.flow.at.cur, err)
+	}
+}

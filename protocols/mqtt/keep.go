@@ -26,6 +26,7 @@ type keeping struct {
 	epoch   uint64 // of the claim; 0: the session is in memory alone
 	moved   bool   // in keeper.moved
 	queued  bool   // in keeper.queue, being saved, or waiting for its next try
+	waits   bool   // … the last of these: the session's timer is set
 	again   bool   // it changed while it was being saved
 	done    bool   // the connection is over
 	gone    bool   // it isn't this node's any more
@@ -40,6 +41,7 @@ type keeping struct {
 const (
 	keepersMax  = 64               // saves under way at a time
 	saveTimeout = 5 * time.Second  // of one try
+	saveRetry   = 30 * time.Second // between tries for a session that nobody has
 	saveHoldMax = 10 * time.Minute // how long a session that nobody has is tried to save; then what was saved before holds
 	passedMax   = 8192             // entries that a subscriber may skip before its position is saved
 	saveEvery   = 2 * time.Second  // how often the position of a connected session is saved at most
@@ -231,8 +233,13 @@ func (k *keeper) laterLocked(s *session, n *dunlin.SessionSave) bool {
 		s.goneLocked()
 		return false
 	}
-	wait := min(retryMin<<min(kp.tries, 10), retryMax)
+	limit := retryMax
+	if n.Done {
+		limit = saveRetry // there may be very many, and nobody waits; who does calls retry
+	}
+	wait := min(retryMin<<min(kp.tries, 10), limit)
 	kp.tries++
+	kp.waits = true
 	g.wheel.set(&s.timer, now.Add(wait))
 	return true
 }
@@ -258,7 +265,13 @@ func (s *session) goneLocked() {
 func (s *session) retry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.keep.queued && !s.mu.keep.gone {
+	s.retryLocked()
+}
+
+func (s *session) retryLocked() {
+	if kp := &s.mu.keep; kp.waits && !kp.gone {
+		kp.waits = false
+		s.g.wheel.stop(&s.timer)
 		s.g.keeper.enqueue(s)
 	}
 }
