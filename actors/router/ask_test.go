@@ -42,12 +42,12 @@ func TestOneDevice(t *testing.T) {
 		if err := twin(5, leader); err != nil || !slices.Equal(m.took(), []string{"5>1 ask/twin"}) {
 			t.Errorf("a node without a replica: %v", err)
 		}
-		m.silent[1] = true
+		m.silence(true, 1)
 		began := time.Now()
 		if err := twin(5, leader); err != nil || !slices.Equal(m.took(), []string{"5>1 ask/twin", "5>2 ask/twin"}) || time.Since(began) != 3*time.Second {
 			t.Errorf("a silent owner: %v after %v", err, time.Since(began))
 		}
-		m.silent[2], m.silent[3] = true, true
+		m.silence(true, 2, 3)
 		if err := twin(5, leader); !errors.Is(err, dunlin.ErrUnavailable) || len(m.took()) != 2 {
 			t.Errorf("all silent: %v", err)
 		}
@@ -58,7 +58,7 @@ func TestOneDevice(t *testing.T) {
 		if err := twin(3, stale); err != nil {
 			t.Errorf("no owner, level stale: %v", err)
 		}
-		m.silent[2] = false
+		m.silence(false, 2)
 		if _, err := m.nodes[5].router.Twin(dunlin.WithReadLevel(t.Context(), stale), devIn(1, 0)); !errors.Is(err, dunlin.ErrNotFound) {
 			t.Errorf("a device that is not there: %v", err)
 		}
@@ -159,13 +159,11 @@ func TestFleet(t *testing.T) {
 			}
 		}
 		m.took()
-		m.silent[3] = true // its shards have replicas elsewhere
+		m.silence(true, 3) // its shards have replicas elsewhere
 		if p, err := m.nodes[1].router.Alerts(t.Context(), dunlin.AlertsQuery{Limit: 100}); err != nil || len(p.Alerts) != 40 || len(p.Missing) > 0 {
 			t.Errorf("one node silent: %v, %+v", err, p.Missing)
 		}
-		for _, n := range []dunlin.NodeID{2, 3, 4, 5} {
-			m.silent[n] = true
-		}
+		m.silence(true, 2, 3, 4, 5)
 		p, err := m.nodes[1].router.Alerts(t.Context(), dunlin.AlertsQuery{Limit: 100})
 		if err != nil || len(p.Missing) != 4 || p.Missing[0].Reason == "" {
 			t.Errorf("all others silent: %v, %+v", err, p)

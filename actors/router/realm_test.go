@@ -103,8 +103,9 @@ func (r *resident) ReadIndex(ctx context.Context, sh dunlin.ShardID) error {
 func (r *resident) Call(ctx context.Context, to dunlin.NodeID, method string, body []byte) ([]byte, error) {
 	r.mu.Lock()
 	r.calls = append(r.calls, fmt.Sprintf("%d>%d %s", uint64(r.id), uint64(to), method))
+	silent := r.silent[to]
 	r.mu.Unlock()
-	if r.silent[to] {
+	if silent {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -278,6 +279,15 @@ func (r residentRegistry) PutCredential(_ context.Context, c dunlin.Credential, 
 }
 func (r residentRegistry) DeleteCredential(context.Context, dunlin.Tenant, dunlin.CredentialKind, string) error {
 	return r.change(dunlin.MetaShard)
+}
+
+// silence says of nodes whether calls to them are answered.
+func (m *realm) silence(is bool, nodes ...dunlin.NodeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range nodes {
+		m.silent[n] = is
+	}
 }
 
 func (m *realm) took() []string {

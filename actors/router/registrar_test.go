@@ -140,16 +140,16 @@ func TestPluginTravels(t *testing.T) {
 			t.Errorf("a bad module: %#v", err)
 		}
 		m.took()
-		m.silent[3] = true // voters of the registry are 1, 2 and 3
+		m.silence(true, 3) // voters of the registry are 1, 2 and 3
 		if h, err := m.nodes[1].router.deps.Modules.Keep(module); err != nil || h != hash || !of[1].Has(hash) || !of[2].Has(hash) || of[3].Has(hash) {
 			t.Errorf("kept by a majority: %v", err)
 		}
-		m.silent[2] = true
+		m.silence(true, 2)
 		other := []byte("another module")
 		if _, err := m.nodes[1].router.deps.Modules.Keep(other); !errors.Is(err, dunlin.ErrUnavailable) {
 			t.Errorf("kept by one of three: %v", err)
 		}
-		m.silent[2], m.silent[3] = false, false
+		m.silence(false, 2, 3)
 		row := fmt.Appendf(nil, `{"name":"p","hash":"%s"}`, hash)
 		for _, r := range m.nodes {
 			r.router.deps.Modules.OnApplied(dunlin.MetaShard, 7, &dunlin.Entry{Puts: []dunlin.Put{{Table: dunlin.TablePlugins, Key: "default/p", Value: row}}})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,8 +192,8 @@ func TestNobodyOwns(t *testing.T) {
 // TestSilentOwner: an owner that never answers holds an uplink up for two calls, and no longer.
 func TestSilentOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := 0
-		r := bareRouter(t, 1, nowhere{}, goFunc(func(string, []byte, func([]byte, error)) { calls++ }))
+		var calls atomic.Int64
+		r := bareRouter(t, 1, nowhere{}, goFunc(func(string, []byte, func([]byte, error)) { calls.Add(1) }))
 		var all sync.WaitGroup
 		ctx, stop := contextOf(t)
 		all.Go(func() { _ = r.Run(ctx) })
@@ -200,12 +201,12 @@ func TestSilentOwner(t *testing.T) {
 		r.Take(3, uplink("a", 1, l))
 		r.Flush()
 		after(3 * time.Second)
-		if calls != 1 || l.count() != 0 {
-			t.Errorf("after 3 s: %d calls, %d answers", calls, l.count())
+		if calls.Load() != 1 || l.count() != 0 {
+			t.Errorf("after 3 s: %d calls, %d answers", calls.Load(), l.count())
 		}
 		after(6 * time.Second)
-		if rec := l.of(1); calls != 2 || !errors.Is(rec.Err, dunlin.ErrUnavailable) {
-			t.Errorf("after 9 s: %d calls, %+v", calls, rec)
+		if rec := l.of(1); calls.Load() != 2 || !errors.Is(rec.Err, dunlin.ErrUnavailable) {
+			t.Errorf("after 9 s: %d calls, %+v", calls.Load(), rec)
 		}
 		r.Take(3, uplink("a", 2, l))
 		r.Flush()
