@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,5 +79,45 @@ func BenchmarkEntry(b *testing.B) {
 		n += shards
 	}
 	b.ReportMetric(float64((cpu()-start).Nanoseconds())/float64(n), "cpu-ns/entry")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkIdle is what 64 shards with replicas on three nodes cost while nothing happens, all three nodes in this process, and
+// without links between them: cores used.
+func BenchmarkIdle(b *testing.B) {
+	const shards = 64
+	w := &wires{hosts: map[uint64]*testHost{}, cut: map[uint64]bool{}}
+	ids := []uint64{1, 2, 3}
+	var wg sync.WaitGroup
+	ctx, stop := context.WithCancel(b.Context())
+	owned := make(chan struct{}, 10*shards)
+	for _, id := range ids {
+		h, err := Open(Config{Node: id, Voters: ids, Bootstrap: true, Shards: shards, Log: newMemLog(shards), StateMachine: newMemState(shards), Transport: wire{w, id},
+			OnOwner: func(_ dunlin.ShardID, _ uint64, owner bool) {
+				if owner {
+					owned <- struct{}{}
+				}
+			}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		w.hosts[id] = &testHost{Host: h}
+	}
+	for _, h := range w.hosts {
+		wg.Go(func() { h.Run(ctx) })
+	}
+	for range shards {
+		<-owned
+	}
+	var used, passed time.Duration
+	for b.Loop() {
+		start, begin := cpu(), time.Now()
+		<-time.After(time.Second)
+		used, passed = used+cpu()-start, passed+time.Since(begin)
+	}
+	stop()
+	wg.Wait()
+	b.ReportMetric(used.Seconds()/passed.Seconds(), "cores")
+	b.ReportMetric(float64(len(owned)), "elections")
 	b.ReportMetric(0, "ns/op")
 }

@@ -33,16 +33,15 @@ type fleetSim struct {
 	calm  bool // no faults any more
 	fault planted
 
-	next    int
-	open    map[string]bool
-	acked   []map[string]uint64 // by shard: data → index
-	top     []uint64            // by shard: the highest index acknowledged
-	log     []map[uint64]string // by shard: what was applied where
-	owners  map[string]uint64   // shard/term → node
-	reads   int
-	moves   int
-	doomed  []doom // replicas to be destroyed
-	leaving map[[2]uint64]bool
+	next   int
+	open   map[string]bool
+	acked  []map[string]uint64 // by shard: data → index
+	top    []uint64            // by shard: the highest index acknowledged
+	log    []map[uint64]string // by shard: what was applied where
+	owners map[string]uint64   // shard/term → node
+	reads  int
+	moves  int
+	doomed []doom // replicas to be destroyed
 }
 
 // planted are faults that the simulation must find.

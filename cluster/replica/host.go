@@ -187,6 +187,7 @@ func (h *Host) Receive(sh dunlin.ShardID, data []byte) error {
 	}
 	h.in.Unlock()
 	if full {
+		h.m.lost.Inc()
 		return dunlin.ErrOverloaded
 	}
 	h.Flush()
@@ -471,6 +472,7 @@ func (h *Host) appliedBeside(err error) error {
 
 func (h *Host) send() {
 	if s := h.core.takeSends(); len(s) > 0 && h.cfg.Transport != nil {
+		h.m.sent.Add(float64(len(s)))
 		h.cfg.Transport.Send(s)
 	}
 }
@@ -537,8 +539,11 @@ func (h *Host) deliver() {
 	}
 	h.in.Unlock()
 	for i := range events {
-		if e := &events[i]; e.done != nil && e.err != nil {
+		switch e := &events[i]; {
+		case e.done != nil && e.err != nil:
 			h.m.refused(e.err)
+		case e.owner:
+			h.m.owners.Inc()
 		}
 		events[i].tell(&h.cfg, h.owned)
 	}

@@ -516,9 +516,3 @@ func FuzzHard(f *testing.F) {
 		}
 	})
 }
-
-func FuzzConf(f *testing.F) {
-	b, _ := marshalConf(birthConf([]uint64{3, 1, 2}))
-	f.Add(b)
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = parseConf(b) })
-}
