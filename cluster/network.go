@@ -98,7 +98,7 @@ func Connect(cfg NetworkConfig) (_ *Network, err error) {
 	n.links, err = peer.Open(peer.Config{
 		Self:   peer.Hello{Cluster: cfg.Cluster, Node: cfg.Node, Name: cfg.Name, Version: cfg.Version},
 		Server: server, Client: client, PeerOf: keys.PeerOf, Addr: net.JoinHostPort(host, port),
-		Resolve: n.resolve, OnMessages: n.receive, Serve: n.serve, OnLink: func(dunlin.NodeID, bool) { n.poke() },
+		Resolve: n.resolve, OnMessages: n.receive, Serve: n.serve, OnLink: func(dunlin.NodeID, bool) { n.poke() }, OnRefused: n.turnedAway,
 		Logger: cfg.Log, Metrics: cfg.Metrics,
 	})
 	if err != nil {
@@ -205,6 +205,16 @@ func (n *Network) refuse(err error) {
 	}
 	if n.cfg.Refused != nil {
 		n.cfg.Refused(err)
+	}
+}
+
+// turnedAway is told that a node will not link with this one. A twin may be a former life that is
+// still being mourned, so only what does not change by itself ends the node.
+func (n *Network) turnedAway(_ dunlin.NodeID, err error) {
+	n.cfg.Log.Error("no link to a node", "error", err)
+	var r *peer.Refusal
+	if errors.As(err, &r) && r.Theirs && (r.Reason == peer.RefusedForeign || r.Reason == peer.RefusedLeft) {
+		n.refuse(err)
 	}
 }
 

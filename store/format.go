@@ -99,6 +99,17 @@ func (db *DB) Claim(cluster, node string) error {
 	})
 }
 
+// Refound makes the folder one of a new cluster: the old one has lost its majority for good, and its other nodes must not
+// meet this one as if nothing had happened.
+func (db *DB) Refound(cluster string) error {
+	db.upkeep.Lock()
+	defer db.upkeep.Unlock()
+	return db.rewriteFormat(func(f *folderFormat) error {
+		f.Cluster = cluster
+		return nil
+	})
+}
+
 // outgrow makes the folder one that a lone node's build refuses. The caller holds upkeep.
 func (db *DB) outgrow() error {
 	return db.rewriteFormat(func(f *folderFormat) error {

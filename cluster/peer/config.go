@@ -11,12 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// WireMin and WireMax are the versions of the bytes between nodes that this build speaks; see docs/formats/peer.md.
-const (
-	WireMin = 1
-	WireMax = 1
-)
-
 // BodyBytesMax bounds a call's body and its answer.
 const BodyBytesMax = 8 << 20
 

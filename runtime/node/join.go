@@ -105,8 +105,14 @@ func (n *Node) connect(ctx context.Context) error {
 	return nil
 }
 
-// refused ends a node that the cluster will not have.
-func (n *Node) refused(err error) { n.fatal(err) }
+// refused ends a node that the cluster will not have. One that is a member goes on: it has met somebody else's.
+func (n *Node) refused(err error) {
+	if n.ready.Load() {
+		n.obs.Log.Error("another node refuses this one", "error", err)
+		return
+	}
+	n.fatal(err)
+}
 
 // advertised is the host that others dial if the node is bound to it, and nothing if it is bound to all.
 func advertised(host string) string {
