@@ -29,12 +29,14 @@ type flow struct {
 	sentTo  dunlin.Cursor // likewise: … up to here
 }
 
-// position is where a follower goes on: at cur, and in the entry there behind the first skip messages.
+// position is where a follower goes on: first in the entry that it broke off in, behind the first skip messages, then at
+// cur.
 type position struct {
-	cur   dunlin.Cursor
-	shard dunlin.ShardID
-	index uint64
-	skip  int
+	cur    dunlin.Cursor
+	shard  dunlin.ShardID
+	index  uint64
+	skip   int
+	device dunlin.DeviceID // that the entry has news of: the last one's that is through, or the next one's
 	// one is the scope of cur: while only a device's shard was read, the other shards stayed at origin.
 	one    bool
 	origin dunlin.Cursor
@@ -109,7 +111,8 @@ type follower struct {
 	topic      []byte
 	payload    []byte
 	ids        []uint32
-	spot       place // of the message at hand
+	spot       place           // of the message at hand
+	of         dunlin.DeviceID // … and whose it is
 }
 
 var (
@@ -218,6 +221,9 @@ func (w *follower) stream(ctx context.Context) error {
 	if err := w.mark(ctx); err != nil {
 		return err
 	}
+	if err := w.finish(ctx); err != nil {
+		return err
+	}
 	cur := slices.Clone(at.cur)
 	broken := false // off inside of an entry: that one is to be read again, whatever Follow makes of cur
 	defer func() {
@@ -231,14 +237,9 @@ func (w *follower) stream(ctx context.Context) error {
 			return err
 		}
 		sh := item.Entry.Shard
-		skip := 0
-		if at.skip > 0 && at.shard == sh && at.index == item.Index {
-			skip = at.skip
-		}
-		at.skip = 0
-		if done, err := w.entry(ctx, item, skip); err != nil {
+		if done, err := w.entry(ctx, item, 0); err != nil {
 			broken = true
-			at.shard, at.index, at.skip = sh, item.Index, done
+			at.shard, at.index, at.skip, at.device = sh, item.Index, done, w.of
 			return err
 		}
 		if int(sh) < len(cur) {
@@ -259,6 +260,7 @@ func (w *follower) entry(ctx context.Context, item dunlin.FeedItem, skip int) (d
 	subs := w.s.mu.subs
 	w.s.mu.Unlock()
 	eachNews(item.Entry, w.s.key.tenant, func(n news) bool {
+		w.of = n.device
 		if done < skip {
 			done++
 			return true

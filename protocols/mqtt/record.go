@@ -81,6 +81,7 @@ func (r *record) append(dst []byte) []byte {
 	for _, v := range []uint64{uint64(r.at.shard), r.at.index, uint64(r.at.skip)} {
 		dst = binary.AppendUvarint(dst, v)
 	}
+	dst = appendString(dst, r.at.device)
 	if r.at.one {
 		dst = appendCursor(dst, r.at.origin, r.at.cur)
 	}
@@ -139,6 +140,7 @@ func parseRecord(b []byte) (*record, error) {
 	}
 	r.at.one = d.byte()&1 != 0
 	r.at.shard, r.at.index, r.at.skip = d.shard(), d.uvarint(), int(d.upTo(1<<31-1))
+	r.at.device = dunlin.DeviceID(d.text())
 	if r.at.one {
 		r.at.origin = d.cursor(r.at.cur)
 	}

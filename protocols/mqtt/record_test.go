@@ -29,7 +29,7 @@ func anyCursor(t *rapid.T, shards int, from dunlin.Cursor) dunlin.Cursor {
 func anyRecord(t *rapid.T) *record {
 	shards := rapid.IntRange(1, 5).Draw(t, "shards")
 	r := &record{at: position{cur: anyCursor(t, shards, nil), one: rapid.Bool().Draw(t, "one"),
-		shard: dunlin.ShardID(rapid.IntRange(0, shards-1).Draw(t, "shard")), index: rapid.Uint64().Draw(t, "at"), skip: rapid.IntRange(0, 9).Draw(t, "skip")},
+		shard: dunlin.ShardID(rapid.IntRange(0, shards-1).Draw(t, "shard")), index: rapid.Uint64().Draw(t, "at"), skip: rapid.IntRange(0, 9).Draw(t, "skip"), device: "d1"},
 		lastID: rapid.Uint16().Draw(t, "last")}
 	if r.at.one {
 		r.at.origin = anyCursor(t, shards, r.at.cur)
@@ -79,9 +79,9 @@ func TestKeptIsRead(t *testing.T) {
 
 // TestRecordBytes holds the format of kept sessions, which are on disks.
 func TestRecordBytes(t *testing.T) {
-	const want = "010203e8070001e8070101010105642f2b2f7407000a09020000e80701026431010109"
+	const want = "010203e8070001e8070102643101010105642f2b2f7407000a09020000e80701026431010109"
 	f, _ := parseFilter("d/+/t")
-	r := &record{at: position{cur: dunlin.Cursor{3, 1000}, shard: 1, index: 1000, skip: 1}, lastID: 9, incoming: []uint16{9},
+	r := &record{at: position{cur: dunlin.Cursor{3, 1000}, shard: 1, index: 1000, skip: 1, device: "d1"}, lastID: 9, incoming: []uint16{9},
 		subs:  []subscription{{filter: f, qos: 1, subID: 7, since: dunlin.Cursor{3, 1005}}},
 		items: []keptItem{{place: place{0, 1000, 1}, device: "d1"}, {acked: true}}}
 	b := r.append(nil)
@@ -132,10 +132,16 @@ func FuzzRecord(f *testing.F) {
 // go on. Of each device all come, in order but for repetitions; no acknowledgement of a
 // connection that ended in peace is forgotten.
 func TestHopping(t *testing.T) {
-	const n = 2000
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { hopping(t, seed) })
+	}
+}
+
+func hopping(t *testing.T, seed uint64) {
+	const n = 600
 	j := newJournal(4)
 	w, gs, _ := gateways(t, 3, Config{WindowMax: 4096}, Deps{Ingestor: &shelf{}, Feed: j})
-	rnd := rand.New(rand.NewPCG(1, 2))
+	rnd := rand.New(rand.NewPCG(seed, 2))
 	keep := func(pk *mochi.Packet) {
 		pk.Connect.Clean = false
 		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 600, true
@@ -145,7 +151,7 @@ func TestHopping(t *testing.T) {
 	c := dial(t, gs[at], true)
 	c.connect("app", keep)
 	c.subscribe(1, mochi.Subscription{Filter: "d/+/t", Qos: 1})
-	published, seen, acked := 0, [3]int{}, map[string]bool{}
+	published, made, seen, acked := 0, [3]int{}, [3]int{}, map[string]bool{}
 	var open []uint16
 	var told []string // acknowledged on this connection
 	texts := map[uint16]string{}
@@ -173,9 +179,19 @@ func TestHopping(t *testing.T) {
 	}
 	for total := 0; total < n; {
 		for published-total < 40 && published < n {
-			dev := published % 3
-			j.add(reading(fmt.Sprint("d", dev), uint64(published/3+1), "v", float64(published/3)))
+			dev := rnd.IntN(3)
+			ch := reading(fmt.Sprint("d", dev), uint64(made[dev]+1), "v", float64(made[dev]))
+			made[dev]++
 			published++
+			for range rnd.IntN(3) { // entries of several messages, to be broken off in
+				in := ch.Inputs[0]
+				in.Records = slices.Clone(in.Records)
+				in.Records[0].Num = float64(made[dev])
+				ch.Inputs = append(ch.Inputs, in)
+				made[dev]++
+				published++
+			}
+			j.add(ch)
 		}
 		pk := c.expect(typePublish)
 		var dev, v int

@@ -52,9 +52,33 @@ func (w *follower) addedLocked() {
 	}
 	if int(p.shard) < len(f.mark.cur) {
 		f.mark.cur[p.shard] = p.index
-		f.mark.shard, f.mark.index, f.mark.skip = p.shard, p.index, p.nth+1
+		f.mark.shard, f.mark.index, f.mark.skip, f.mark.device = p.shard, p.index, p.nth+1, w.of
 	}
 	w.s.touchLocked()
+}
+
+// finish delivers the rest of the entry that the connection before broke off in. It comes first, whatever else there is:
+// only one entry is ever half through.
+func (w *follower) finish(ctx context.Context) error {
+	at := &w.f.at
+	if at.skip == 0 || at.device == "" || int(at.shard) >= len(at.cur) || at.cur[at.shard] > at.index {
+		at.skip = 0
+		return nil
+	}
+	e, err := w.entryAt(ctx, place{shard: at.shard, index: at.index}, at.device)
+	if err != nil {
+		return err
+	}
+	if e != nil {
+		if done, err := w.entry(ctx, dunlin.FeedItem{Index: at.index, Entry: e}, at.skip); err != nil {
+			at.skip, at.device = done, w.of
+			return err
+		}
+		at.cur[at.shard] = at.index + 1
+		w.through(at.shard, at.index+1)
+	}
+	at.skip = 0
+	return nil
 }
 
 // refill reads what is left of the connection before from the log, if that was at another node: its messages are known by
