@@ -289,3 +289,45 @@ func TestReceiptsMatch(t *testing.T) {
 		}
 	}
 }
+
+// TestForwarded: what another node forwards once more is the same uplink, by its message id and receipt; another uplink of the same
+// message id, as MQTT's packet ids come again, is another.
+func TestForwarded(t *testing.T) {
+	m := Make(dunlin.DeviceState{DeviceKey: dunlin.DeviceKey{Tenant: "t", Device: "d"}})
+	rules := &Rules{Domain: "x", Register: true}
+	take := func(id uint64, at dunlin.Time, flags dunlin.InputFlags) (Verdict, dunlin.Receipt) {
+		u := &dunlin.Uplink{}
+		u.Kind, u.MessageID, u.Received, u.Flags = dunlin.InputTelemetry, id, at, flags
+		v, r := m.Accept(u, rules)
+		if v == Taken {
+			if u.Flags&dunlin.FlagForwarded != 0 {
+				t.Error("the flag gets into the entry")
+			}
+			var c dunlin.Change
+			m.Propose(&c, m.Inputs(nil))
+			a := m.Apply(&c)
+			_, r = a.Next()
+		}
+		return v, r
+	}
+	const forwarded, again = dunlin.FlagForwarded, dunlin.FlagMayRepeat
+	for i, step := range []struct {
+		at    dunlin.Time
+		flags dunlin.InputFlags
+		want  Verdict
+		seq   uint64
+	}{
+		{100, forwarded, Taken, 1},
+		{100, forwarded, Answered, 1},
+		{200, forwarded, Taken, 2}, // the packet id comes again, with another publish
+		{100, forwarded, Answered, 1},
+		{200, forwarded, Answered, 2},
+		{300, again | forwarded, Answered, 2}, // DUP: its sender says so
+		{400, 0, Taken, 3},
+		{400, forwarded, Answered, 3}, // first tried here, then elsewhere
+	} {
+		if v, r := take(4711, step.at, step.flags); v != step.want || r.Seq != step.seq || r.Duplicate != (step.want == Answered) {
+			t.Errorf("step %d: verdict %d, %+v", i, v, r)
+		}
+	}
+}
