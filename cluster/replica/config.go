@@ -61,9 +61,9 @@ type Message struct {
 	Data  []byte
 }
 
-// Snapshots keeps what travels when a replica can't be fed from the log: the shard's state as of an entry. Export, Receive,
-// Add and Drop are called from goroutines of their own, Install from the one that appends to the log, Destroy and Tombstone
-// from callers of Host. Install and Destroy of a shard never run beside an Append or an Apply with rows of this shard.
+// Snapshots keeps what travels when a replica can't be fed from the log: the shard's state as of an entry. All may be called
+// from any goroutine, and beside what is done with other shards. For one shard Receive, Add, Install, Drop and Destroy come one
+// after the other, and Install and Destroy never beside an Append or an Apply with rows of it.
 type Snapshots interface {
 	// Export opens a snapshot of what is applied. At most one is open for a shard; a newer one replaces an older. From and
 	// Term may be left zero: the host knows them.

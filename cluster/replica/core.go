@@ -48,6 +48,7 @@ type core struct {
 	apply        *applyBatch
 	applySpare   *applyBatch // nil: being applied
 
+	holding []*group // that have something held
 	leaving []*leave // on their way out
 	jobs    []int    // by shard: exports and fetches under way
 	readSeq uint64
@@ -74,26 +75,17 @@ type event struct {
 	conf   *Conf
 }
 
-// appendBatch is one write to the log: rows, and snapshots to be installed between them.
+// appendBatch is one write to the log.
 type appendBatch struct {
-	rows     []dunlin.LogRow
-	installs []install
-	sync     bool
-	bytes    int
-	parts    []appendPart
-}
-
-// install is a snapshot that takes the place of a shard's state and log.
-type install struct {
-	at   int // rows of the batch that come before it
-	meta dunlin.SnapshotMeta
-	hard []byte
+	rows  []dunlin.LogRow
+	sync  bool
+	bytes int
+	parts []appendPart
 }
 
 // appendPart is one group's part: what is on disk after the write, and what may be said then.
 type appendPart struct {
 	g       *group
-	snap    *dunlin.SnapshotMeta // not nil: the log begins behind it
 	entries []*pb.Entry
 	after   []*pb.Message
 }
@@ -317,17 +309,51 @@ func (c *core) resolve(g *group, f fate, err error) {
 	c.events = append(c.events, event{shard: g.shard, done: f.done, index: index, err: err, size: f.size})
 }
 
+// toAppend takes what Raft wants written. A snapshot takes the place of state and log, so nothing of the group may be being
+// written or applied while it is installed: what comes behind it waits, and so does it, for what comes before. Other groups
+// do not wait for either.
 func (c *core) toAppend(g *group, m *pb.Message) error {
-	// A snapshot replaces the state: nothing of the group may be being applied meanwhile.
-	if len(g.held) > 0 || m.GetSnapshot() != nil && g.applying > 0 {
-		g.held = append(g.held, m)
-		g.installing = true
+	if m.GetSnapshot() == nil && len(g.held) == 0 {
+		c.appendNow(g, m)
 		return nil
 	}
-	b := c.append
-	part := appendPart{g: g, entries: m.Entries, after: m.Responses}
-	switch {
-	case m.GetSnapshot() != nil:
+	if len(g.held) == 0 {
+		c.holding = append(c.holding, g)
+	}
+	g.held, g.installing = append(g.held, m), true
+	return c.unhold()
+}
+
+// unhold goes on where a snapshot had to wait.
+func (c *core) unhold() error {
+	if len(c.holding) == 0 {
+		return nil
+	}
+	rest := c.holding[:0]
+	for _, g := range c.holding {
+		if err := c.unholdGroup(g); err != nil {
+			return err
+		}
+		if len(g.held) > 0 {
+			rest = append(rest, g)
+		}
+	}
+	clear(c.holding[len(rest):])
+	c.holding = rest
+	return nil
+}
+
+func (c *core) unholdGroup(g *group) error {
+	for len(g.held) > 0 && !g.busy {
+		m := g.held[0]
+		if m.GetSnapshot() == nil {
+			c.appendNow(g, m)
+			g.held = g.held[1:]
+			continue
+		}
+		if g.applying > 0 || g.appendSeq > c.writtenSeq {
+			return nil
+		}
 		meta, err := parseMeta(m.GetSnapshot().GetData())
 		if err != nil {
 			return fmt.Errorf("snapshot of shard %d: %w", g.shard, err)
@@ -336,10 +362,17 @@ func (c *core) toAppend(g *group, m *pb.Message) error {
 			g.hard.term, g.hard.vote = m.GetTerm(), m.GetVote()
 		}
 		g.hard.commit = max(m.GetCommit(), meta.Index)
-		g.installing, part.snap, g.last = true, &meta, meta.Index
-		b.installs = append(b.installs, install{at: len(b.rows), meta: meta, hard: appendHard(nil, g.hard)})
-		b.sync, g.appendSeq = true, c.appendSeq
-	case m.Term != nil && (m.GetTerm() != g.hard.term || m.GetVote() != g.hard.vote):
+		g.busy, g.last = true, meta.Index
+		c.order(orderInstall, g.shard, meta)
+		c.orders[len(c.orders)-1].hard = appendHard(nil, g.hard)
+	}
+	return nil
+}
+
+// appendNow puts what is to be written into the batch.
+func (c *core) appendNow(g *group, m *pb.Message) {
+	b := c.append
+	if m.Term != nil && (m.GetTerm() != g.hard.term || m.GetVote() != g.hard.vote) {
 		c.keepHard(g, hardState{m.GetTerm(), m.GetVote(), m.GetCommit()})
 	}
 	for _, e := range m.Entries {
@@ -350,10 +383,9 @@ func (c *core) toAppend(g *group, m *pb.Message) error {
 		b.sync = true
 	}
 	if len(m.Entries) > 0 || len(m.Responses) > 0 {
-		b.parts = append(b.parts, part)
+		b.parts = append(b.parts, appendPart{g, m.Entries, m.Responses})
 		g.appendSeq = c.appendSeq
 	}
-	return nil
 }
 
 func (c *core) keepHard(g *group, h hardState) {
@@ -438,7 +470,7 @@ func (c *core) takeSends() []Message {
 // takeAppend returns what is to be written to the log, or nil. The caller must give it back to written.
 func (c *core) takeAppend() *appendBatch {
 	b := c.append
-	if len(b.rows) == 0 && len(b.parts) == 0 && len(b.installs) == 0 {
+	if len(b.rows) == 0 && len(b.parts) == 0 {
 		return nil
 	}
 	if c.writtenSeq+1 == c.appendSeq {
@@ -463,11 +495,6 @@ func (c *core) written(b *appendBatch) error {
 		if p.g.gone {
 			continue
 		}
-		if p.snap != nil {
-			if err := c.installed(p.g, p.snap); err != nil {
-				return err
-			}
-		}
 		p.g.st.appended(p.entries)
 		if err := c.after(p.g, p.after); err != nil {
 			return err
@@ -476,10 +503,9 @@ func (c *core) written(b *appendBatch) error {
 	}
 	clear(b.rows)
 	clear(b.parts)
-	clear(b.installs)
-	*b = appendBatch{rows: b.rows[:0], parts: b.parts[:0], installs: b.installs[:0]}
+	*b = appendBatch{rows: b.rows[:0], parts: b.parts[:0]}
 	c.appendSpares = append(c.appendSpares, b)
-	return nil
+	return c.unhold()
 }
 
 // takeApply returns what is to be applied, or nil. The caller must give it back to applied.
@@ -509,7 +535,7 @@ func (c *core) applied(b *applyBatch) error {
 	clear(b.parts)
 	*b = applyBatch{entries: b.entries[:0], parts: b.parts[:0]}
 	c.applySpare = b
-	return nil
+	return c.unhold()
 }
 
 func (c *core) appliedPart(p *applyPart) error {
@@ -536,14 +562,6 @@ func (c *core) appliedPart(p *applyPart) error {
 	c.campaign(g)
 	c.remember(g) // and forget the others: nothing looks at p.entries from here on
 	g.publish()
-	if held := g.held; g.applying == 0 && len(held) > 0 {
-		g.held = nil
-		for _, m := range held {
-			if err := c.toAppend(g, m); err != nil {
-				return err
-			}
-		}
-	}
 	return nil
 }
 

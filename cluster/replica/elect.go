@@ -209,8 +209,8 @@ func (c *core) step(sh dunlin.ShardID, m *pb.Message) {
 		}
 	case pb.MsgReadIndex:
 		// Raft answers for a lone voter what is committed as far as it knows, which after a restart may be less than was
-		// acknowledged.
-		if g.look(); g.role.leader && !g.owner() {
+		// acknowledged; and whoever leads no more would send the question on, back to where it came from in the end.
+		if !g.owner() {
 			return
 		}
 	case pb.MsgHeartbeat:

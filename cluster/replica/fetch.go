@@ -79,6 +79,7 @@ func pullChunk(ctx context.Context, fetch Fetcher, meta dunlin.SnapshotMeta, i i
 // clerk does what the core orders with files, in goroutines of its own: exports, and at most so many fetches at once.
 type clerk struct {
 	cfg   *Config
+	m     *metrics
 	slots chan struct{} // one for each fetch that may be under way
 	post  func(func(*core) error)
 	spawn func(func())
@@ -113,6 +114,17 @@ func (k *clerk) do(ctx context.Context, o order) {
 				return nil
 			})
 		})
+	case orderInstall:
+		k.inOrder(o.shard, func() {
+			err := o.install(k.cfg)
+			k.m.installs.Inc()
+			k.post(func(c *core) error {
+				if err != nil {
+					return err
+				}
+				return c.installed(&o.meta)
+			})
+		})
 	case orderCancel:
 		if stop := k.stop[o.shard]; stop != nil {
 			stop()
@@ -143,6 +155,13 @@ func (k *clerk) inOrder(sh dunlin.ShardID, do func()) {
 		}
 		do()
 	})
+}
+
+func (o *order) install(cfg *Config) error {
+	if err := cfg.Snapshots.Install(o.meta, o.hard); err != nil {
+		return fmt.Errorf("install snapshot of shard %d: %w", o.shard, err)
+	}
+	return nil
 }
 
 // release ends an export, at a store that wants to know.

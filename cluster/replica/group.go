@@ -39,12 +39,13 @@ type group struct {
 	// this one does not have, and a vote of this one could elect somebody who doesn't have it either.
 	floor uint64
 
-	hard       hardState // term and vote as they are in the log or on their way there
-	appendSeq  uint64    // the last append batch with rows of this group
-	applying   int       // parts of apply batches under way or gathered
-	held       []*pb.Message
-	offering   bool // Raft was given a snapshot that is here, and has not said what it does with it
-	installing bool // it accepted one that is not installed yet
+	hard       hardState     // term and vote as they are in the log or on their way there
+	appendSeq  uint64        // the last append batch with rows of this group
+	applying   int           // parts of apply batches under way or gathered
+	held       []*pb.Message // to be written: a snapshot, and what comes behind it
+	busy       bool          // the snapshot is being installed
+	offering   bool          // Raft was given a snapshot that is here, and has not said what it does with it
+	installing bool          // it accepted one that is not installed yet
 
 	// fresh are proposals that Raft does not have yet; fates are all proposals whose fate is open, oldest first. Only the
 	// owner has any, all of its own term. The fates from unplaced on have no index yet.

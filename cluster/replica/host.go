@@ -222,7 +222,7 @@ func (h *Host) Run(ctx context.Context) error {
 	wg.Go(h.writer)
 	wg.Go(h.applier)
 	wg.Go(func() { h.maintain(ctx) })
-	h.clerk = clerk{cfg: &h.cfg, slots: make(chan struct{}, h.cfg.FetchesMax), spawn: wg.Go, stop: map[dunlin.ShardID]context.CancelFunc{},
+	h.clerk = clerk{cfg: &h.cfg, m: h.m, slots: make(chan struct{}, h.cfg.FetchesMax), spawn: wg.Go, stop: map[dunlin.ShardID]context.CancelFunc{},
 		last: map[dunlin.ShardID]chan struct{}{}, post: func(run func(*core) error) { h.call(call{run: run}) }}
 	err := h.loop(ctx)
 	h.close(err)
@@ -273,25 +273,12 @@ func (h *Host) write(b *appendBatch) error {
 	return nil
 }
 
-// write does what a batch says: rows, and snapshots between them.
 func (b *appendBatch) write(cfg *Config) error {
-	from := 0
-	for i := range b.installs {
-		in := &b.installs[i]
-		if in.at > from {
-			if err := cfg.Log.Append(b.rows[from:in.at], true); err != nil {
-				return fmt.Errorf("append to log: %w", err)
-			}
-			from = in.at
-		}
-		if err := cfg.Snapshots.Install(in.meta, in.hard); err != nil {
-			return fmt.Errorf("install snapshot of shard %d: %w", in.meta.Shard, err)
-		}
+	if len(b.rows) == 0 {
+		return nil
 	}
-	if from < len(b.rows) {
-		if err := cfg.Log.Append(b.rows[from:], b.sync); err != nil {
-			return fmt.Errorf("append to log: %w", err)
-		}
+	if err := cfg.Log.Append(b.rows, b.sync); err != nil {
+		return fmt.Errorf("append to log: %w", err)
 	}
 	return nil
 }
@@ -408,7 +395,7 @@ func (h *Host) startWrite(beside bool) error {
 	switch {
 	case b == nil:
 		return nil
-	case len(b.rows) == 0 && len(b.installs) == 0: // nothing but answers to what is on disk already
+	case len(b.rows) == 0: // nothing but answers to what is on disk already
 		return h.core.written(b)
 	case beside:
 		h.writing = b
@@ -429,7 +416,7 @@ func (h *Host) wrote(err error) error {
 	if err != nil {
 		return err
 	}
-	if len(h.core.append.rows)+len(h.core.append.installs) > 0 {
+	if len(h.core.append.rows) > 0 {
 		if err := h.startWrite(true); err != nil {
 			return err
 		}

@@ -18,22 +18,29 @@ type Machine struct {
 	owned []atomic.Uint64
 	cells []cell
 
-	exports []dunlin.ShardID
-	fetches []dunlin.SnapshotMeta
-	tombs   map[dunlin.ShardID]*tombstone // of replicas that are leaving
-	left    map[dunlin.ShardID]bool       // nothing is under way of them any more
-	now     dunlin.Time
-	closed  bool
+	exports  []dunlin.ShardID
+	installs []order
+	fetches  []dunlin.SnapshotMeta
+	tombs    map[dunlin.ShardID]*tombstone // of replicas that are leaving
+	left     map[dunlin.ShardID]bool       // nothing is under way of them any more
+	now      dunlin.Time
+	closed   bool
 }
 
-// A Write is one batch for the log.
+// A Write is one batch for the log, or a snapshot to be installed.
 type Write struct {
-	cfg *Config
-	b   *appendBatch
+	cfg     *Config
+	b       *appendBatch
+	install *order
 }
 
-// Do writes the batch to Config.Log and installs snapshots with Config.Snapshots. It is what a crash may interrupt.
-func (w *Write) Do() error { return w.b.write(w.cfg) }
+// Do writes the batch to Config.Log or installs the snapshot with Config.Snapshots. It is what a crash may interrupt.
+func (w *Write) Do() error {
+	if w.install != nil {
+		return w.install.install(w.cfg)
+	}
+	return w.b.write(w.cfg)
+}
 
 // An Apply is one batch for the state machine.
 type Apply struct {
@@ -123,6 +130,8 @@ func (m *Machine) obey() error {
 			m.exports = append(m.exports, o.shard)
 		case orderFetch:
 			m.fetches = append(m.fetches, o.meta)
+		case orderInstall:
+			m.installs = append(m.installs, o)
 		case orderDrop:
 			if err := m.cfg.Snapshots.Drop(o.shard); err != nil {
 				return err
@@ -149,8 +158,13 @@ func (m *Machine) TakeSends() []Message { return m.core.takeSends() }
 
 // TakeWrite returns the next batch for the log, nil if there is none.
 func (m *Machine) TakeWrite() *Write {
+	if len(m.installs) > 0 {
+		w := &Write{cfg: &m.cfg, install: &m.installs[0]}
+		m.installs = m.installs[1:]
+		return w
+	}
 	if b := m.core.takeAppend(); b != nil {
-		return &Write{&m.cfg, b}
+		return &Write{cfg: &m.cfg, b: b}
 	}
 	return nil
 }
@@ -158,6 +172,9 @@ func (m *Machine) TakeWrite() *Write {
 // Written tells that Write.Do returned without an error, and that what it wrote survives a crash.
 func (m *Machine) Written(w *Write) (err error) {
 	defer caught(&err)
+	if w.install != nil {
+		return m.core.installed(&w.install.meta)
+	}
 	return m.core.written(w.b)
 }
 

@@ -240,6 +240,7 @@ func (c *core) detach(sh dunlin.ShardID, removedAt uint64, reply func(error)) (t
 		c.orders = append(c.orders, order{kind: orderCancel, shard: sh})
 	}
 	g.gone, g.held, g.fetch = true, nil, nil
+	c.holding = slices.DeleteFunc(c.holding, func(h *group) bool { return h == g })
 	g.cell.vanish()
 	c.groups[sh] = nil
 	c.leaving = append(c.leaving, &leave{g, reply})

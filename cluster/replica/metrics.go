@@ -81,7 +81,6 @@ func (m *metrics) wrote(b *appendBatch, d time.Duration) {
 	m.batches.Inc()
 	m.entries.Add(float64(len(b.rows)))
 	m.bytes.Add(float64(b.bytes))
-	m.installs.Add(float64(len(b.installs)))
 	m.writeSeconds.Observe(d.Seconds())
 }
 

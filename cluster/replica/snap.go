@@ -20,7 +20,7 @@ import (
 //	MsgSnap(name) ────────────────────────▶ offered: fetch ──▶ Snapshots.Receive, Fetch, Add, …
 //	stays patient  ◀── MsgSnapStatus ─────── every second while it is at it
 //	                                        fetched: MsgSnap is stepped, Raft accepts
-//	                                        toAppend ──▶ Snapshots.Install, among the writes to the log
+//	                                        toAppend ──▶ Snapshots.Install, behind what is being written and applied
 //	replicates again ◀──── MsgAppResp ────── installed
 //
 // A receiver that fails says so (MsgSnapStatus, rejected), one that falls silent is given up after SnapshotTicks; then the
@@ -31,6 +31,7 @@ type order struct {
 	kind  orderKind
 	shard dunlin.ShardID
 	meta  dunlin.SnapshotMeta
+	hard  []byte // orderInstall: the hard state to be written with it
 }
 
 type orderKind uint8
@@ -38,6 +39,7 @@ type orderKind uint8
 const (
 	orderExport  orderKind = iota + 1 // give the result to exported
 	orderFetch                        // give the result to fetched
+	orderInstall                      // tell installed
 	orderCancel                       // of the fetch that is under way
 	orderDrop                         // what was received is of no use; tell dropped
 	orderRelease                      // so is what was exported
@@ -76,10 +78,11 @@ func (c *core) wantExport(g *group) {
 }
 
 func (c *core) order(kind orderKind, sh dunlin.ShardID, meta dunlin.SnapshotMeta) {
-	if kind == orderExport || kind == orderFetch || kind == orderDrop {
+	switch kind {
+	case orderExport, orderFetch, orderInstall, orderDrop:
 		c.jobs[sh]++
 	}
-	c.orders = append(c.orders, order{kind, sh, meta})
+	c.orders = append(c.orders, order{kind: kind, shard: sh, meta: meta})
 }
 
 // exported takes the snapshot that was ordered. Raft comes back for it with the next sign of life of whoever needs it.
@@ -358,8 +361,14 @@ func (c *core) moveFetch(g *group) {
 	_ = g.rn.Step(m)
 }
 
-// installed follows a snapshot that is in the place of state and log.
-func (c *core) installed(g *group, meta *dunlin.SnapshotMeta) error {
+// installed must be called once a snapshot is in the place of state and log.
+func (c *core) installed(meta *dunlin.SnapshotMeta) error {
+	c.jobs[meta.Shard]--
+	defer c.letGo()
+	g := c.groups[meta.Shard]
+	if g == nil || !g.busy {
+		return nil
+	}
 	cs, err := parseConf(meta.Conf)
 	if err != nil {
 		return fmt.Errorf("snapshot of shard %d: %w", g.shard, err)
@@ -368,11 +377,14 @@ func (c *core) installed(g *group, meta *dunlin.SnapshotMeta) error {
 		return fmt.Errorf("%w: shard %d: applied is %d after a snapshot of %d", errMismatch, g.shard, applied, meta.Index)
 	}
 	g.st.installed(meta.Index, meta.Term)
-	g.applied, g.confIndex, g.installing = meta.Index, meta.Index, false
+	g.applied, g.confIndex, g.installing, g.busy = meta.Index, meta.Index, false, false
 	g.setConf(cs, meta.Conf, c.id)
 	c.tellConf(g)
 	c.fresh(g)
 	c.release(g)
+	c.appendNow(g, g.held[0]) // what else it says: entries behind the snapshot, and the answer
+	g.held = g.held[1:]
+	g.installing = len(g.held) > 0
 	g.publish()
-	return nil
+	return c.unhold()
 }
