@@ -99,10 +99,7 @@ func (h *health) shard(sh *Shard) {
 	if owned {
 		st.Owned++
 	}
-	want := min(h.v.Replication, max(len(h.all), 1))
-	if sh.Row.Epoch != 0 {
-		want = h.whole()
-	}
+	want := h.wanted(sh.Row.Voters)
 	switch {
 	case living >= want && living == len(sh.Row.Voters):
 		st.Full++
@@ -128,17 +125,6 @@ func (h *health) shard(sh *Shard) {
 			h.stuck[id]++
 		}
 	}
-}
-
-// whole is how many replicas a shard shall have with the members that there are, dead or not.
-func (h *health) whole() int {
-	n := 0
-	for _, m := range h.all {
-		if !h.gone(m.ID) && m.State != dunlin.MemberLeaving {
-			n++
-		}
-	}
-	return max(1, min(h.v.Replication, n))
 }
 
 // canTake reports whether any member could be given another replica of the shard.
@@ -180,6 +166,8 @@ func (h *health) problems() {
 	for _, m := range h.all {
 		n := h.stuck[m.ID]
 		switch {
+		case n == 0 && m.State == dunlin.MemberDraining && m.Alive && len(h.usable) < h.v.Replication:
+			h.say("%s drains, and without it shards can have %d of %d replicas: set it active again, or add a member", m.Name, len(h.usable), h.v.Replication)
 		case n == 0:
 		case m.State == dunlin.MemberDraining && m.Alive:
 			h.say("%s drains, and keeps its replicas (%d), because no other member can take them: its shards are owned elsewhere, so it may be "+
@@ -195,7 +183,7 @@ func (h *health) problems() {
 	}
 	h.twins()
 	if len(h.status.Problems) == 0 && len(h.thin) > 0 && len(h.status.Moves) == 0 {
-		h.say("%s: fewer than %d living replicas; more are being made", shards(h.thin), h.whole())
+		h.say("%s: they lack living replicas; these are being made", shards(h.thin))
 	}
 }
 

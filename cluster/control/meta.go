@@ -58,7 +58,7 @@ func (s *step) mayForget(sh *Shard, id dunlin.NodeID) bool {
 
 // metaVoters does the next step of the meta shard's voters, and reports whether there was one to do.
 func (s *step) metaVoters(sh *Shard) bool {
-	voters, n := sh.Conf.Voters, s.wanted(sh)
+	voters, n := sh.Conf.Voters, s.wanted(sh.Conf.Voters)
 	worst := s.worst(sh)
 	up := s.metaLearner(sh, 0)
 	switch {

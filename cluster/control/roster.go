@@ -150,11 +150,11 @@ func (r *roster) fresh(sh *Shard) bool {
 	return sh.Owner != 0 && r.alive(sh.Owner) && sh.Age <= r.lim.ReportAge
 }
 
-// wanted is how many voters the shard shall have: the replication factor, but no more than there are members to take them.
+// wanted is how many voters a shard that has these shall have: the replication factor, but no more than there are members to take them.
 // A member that is dead or drains keeps what it has while nobody else can take it: one copy less would help nobody.
-func (r *roster) wanted(sh *Shard) int {
+func (r *roster) wanted(voters []dunlin.NodeID) int {
 	n := len(r.usable)
-	for _, id := range sh.Conf.Voters {
+	for _, id := range voters {
 		if !r.isUsable(id) && r.push(id) < pushLeave {
 			n++
 		}

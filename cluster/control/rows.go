@@ -18,8 +18,8 @@ const RowBytesMax = 64 << 10
 const nodesMax = 1024
 
 // Placement is a shard's row in dunlin.TablePlacement. A node makes an empty replica when the row names it, and destroys its
-// replica when the row doesn't and ConfIndex is not below what the replica has applied. It must do neither while its own
-// replica of the meta shard is behind, as it is after a start: a row of the past would let it destroy what was made since.
+// replica when Drops says so. It must do neither while its own replica of the meta shard is behind, as it is after a start: a
+// row of the past would let it destroy what was made since.
 type Placement struct {
 	Shard     dunlin.ShardID           `json:"shard"`
 	Voters    []dunlin.NodeID          `json:"voters"`
@@ -41,6 +41,13 @@ type Move struct {
 // Names reports whether the row gives the node a replica.
 func (p *Placement) Names(id dunlin.NodeID) bool {
 	return slices.Contains(p.Voters, id) || slices.Contains(p.Learners, id)
+}
+
+// Drops reports whether the node must destroy its replica of the shard, which has applied so much; member says whether the
+// node is in the replica set as of then. A replica that was removed may have applied more than the row's writer had, but then
+// it has applied its own removal; one that is on its way in is named.
+func (p *Placement) Drops(id dunlin.NodeID, applied uint64, member bool) bool {
+	return p.Epoch > 0 && !p.Names(id) && (applied <= p.ConfIndex || !member)
 }
 
 // Cluster is the one row of dunlin.TableCluster under ClusterKey: what was fixed at bootstrap, and the replication factor.

@@ -61,7 +61,7 @@ func (s *step) hopeless(sh *Shard, id dunlin.NodeID) string {
 	if _, ok := s.c.avoid[place{sh.ID, id}]; ok {
 		return "it did not come on"
 	}
-	if !slices.Contains(sh.Row.Voters, sh.Row.Move.From) && len(sh.Conf.Voters) >= s.wanted(sh) {
+	if !slices.Contains(sh.Row.Voters, sh.Row.Move.From) && len(sh.Conf.Voters) >= s.wanted(sh.Conf.Voters) {
 		return "it is no longer needed"
 	}
 	if st, ok := s.c.learners[place{sh.ID, id}]; ok && !s.caughtUp(sh, id) {
@@ -127,7 +127,7 @@ func (s *step) transfer(sh *Shard, to dunlin.NodeID, why string) {
 
 // lacks says which replica a shard at rest needs to have moved or made, and takes away one that is too many.
 func (s *step) lacks(sh *Shard) *want {
-	voters, n := sh.Conf.Voters, s.wanted(sh)
+	voters, n := sh.Conf.Voters, s.wanted(sh.Conf.Voters)
 	worst := s.worst(sh)
 	if len(voters) > n {
 		why := s.pushWhy(worst)
