@@ -148,3 +148,43 @@ func TestUpdateOfAnotherOwner(t *testing.T) {
 		}
 	})
 }
+
+// TestHandedOverInVain: a leader that hands over refuses proposals meanwhile. If nobody takes over it leads on in the same term, and
+// so does the shard; but not if it was told that the term is over.
+func TestHandedOverInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := open(t, newStore(), func(n *node, c *Config) { n.log.hand = true })
+		defer func() { n.close(); after(100 * time.Millisecond) }()
+		refuse := func(id dunlin.ShardID, tag uint64) {
+			b := newInbox(1)
+			n.Ingest(uplink(in(id, 0), tag, b))
+			synctest.Wait()
+			for _, p := range n.log.take() {
+				p.done(0, dunlin.ErrNotOwner)
+			}
+			wantErr(t, "while it is handed over", b.wait()[tag].Err, dunlin.ErrNotOwner)
+			synctest.Wait()
+			if _, ok := n.Owned(id); ok {
+				t.Error("the shard goes on")
+			}
+		}
+		refuse(0, 1)
+		refuse(1, 2)
+		n.Disown(1)
+		after(loseFor + time.Millisecond)
+		synctest.Wait()
+		if term, ok := n.Owned(0); !ok || term != 1 {
+			t.Errorf("nobody took it over: term %d, %v", term, ok)
+		}
+		if _, ok := n.Owned(1); ok {
+			t.Error("it was told that the term is over")
+		}
+		b := newInbox(1)
+		n.Ingest(uplink(in(0, 0), 3, b))
+		synctest.Wait()
+		n.log.take()[0].commit(n.store)
+		if r := b.wait()[3]; r.Err != nil || r.Seq != 1 {
+			t.Errorf("afterwards: %+v", r)
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
@@ -20,6 +21,7 @@ type order interface{ order() }
 type own struct {
 	shard dunlin.ShardID
 	term  uint64
+	again bool // of ourselves: if nobody has said that the term is over
 }
 
 type disown struct{ shard dunlin.ShardID }
@@ -42,6 +44,7 @@ type shard struct {
 
 	term    uint64 // in which this node owns the shard; 0: it doesn't
 	coming  uint64 // the term that begins when all turns in flight have come back; 0: none
+	lost    uint64 // the term that the committer has refused to go on in, and nobody else has ended; 0: none
 	cells   cells
 	backlog chain   // uplinks taken from the mailbox, not yet in a turn
 	flying  []*turn // proposed and not back
@@ -122,7 +125,9 @@ func (a *shardActor) Receive(ctx actor.Context) {
 	case *work:
 		a.work(m)
 	case own:
-		a.own(m.term)
+		if !m.again || m.term == a.lost {
+			a.own(m.term)
+		}
 	case disown:
 		a.disown()
 	case *update:
@@ -168,7 +173,7 @@ func (s *shard) settleAll() {
 func (s *shard) own(term uint64) {
 	s.endTerm()
 	s.drop(errNotOwner)
-	s.coming = term
+	s.coming, s.lost = term, 0
 	s.begin()
 	s.giveBack()
 }
@@ -197,12 +202,30 @@ func (s *shard) disown() {
 	}
 	s.open.Store(false)
 	s.endTerm()
-	s.coming = 0
+	s.coming, s.lost = 0, 0
 	s.due.Store(0)
 	s.drop(errNotOwner)
 	s.failUpdates(errNotOwner)
 	s.giveBack()
 }
+
+// lose ends the term because the committer takes nothing more in it. Most often somebody else is about to own the shard, and
+// disown or own will come. But a leader that hands over and is not taken up on it leads on in the same term, and nobody will say
+// so; what it refused meanwhile has had no effect. So the term is tried again after a while.
+func (s *shard) lose() {
+	term := s.term
+	s.disown()
+	s.lost = term
+	d, id := s.dir, s.id
+	time.AfterFunc(loseFor, func() {
+		if !d.closing.Load() {
+			d.system.Root.Send(d.parent, own{shard: id, term: term, again: true})
+		}
+	})
+}
+
+// loseFor is how long a shard is closed after the committer has refused to go on.
+const loseFor = 50 * time.Millisecond
 
 func (s *shard) endTerm() {
 	if s.term != 0 {

@@ -275,7 +275,7 @@ func (s *shard) settle(t *turn) {
 	case s.term == 0:
 		s.begin()
 	case lost:
-		s.disown()
+		s.lose()
 	case s.recheck:
 		s.recheck = false
 		s.setDue(s.dir.cfg.Clock())

@@ -140,11 +140,14 @@ func (r *Router) answerDevices(ctx context.Context, q *question) ([]byte, error)
 
 // readable returns once this node's replica of the shard is as fresh as the context asks.
 func (r *Router) readable(ctx context.Context, sh dunlin.ShardID) error {
+	if r.alone(sh) {
+		return nil
+	}
 	lag, ok := r.deps.Reads.Fresh(sh)
 	if !ok {
 		return errForeign
 	}
-	if level := dunlin.ReadLevelOf(ctx); level.Stale > 0 && lag <= level.Stale || r.alone(sh) {
+	if level := dunlin.ReadLevelOf(ctx); level.Stale > 0 && lag <= level.Stale {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.AskMax, errNobody)
@@ -164,6 +167,15 @@ func (r *Router) alone(sh dunlin.ShardID) bool {
 	}
 	voters := r.deps.Owners.Voters(sh)
 	return len(voters) == 1 && voters[0] == r.cfg.Self
+}
+
+// here reports whether this node has a replica of the shard that can be read.
+func (r *Router) here(sh dunlin.ShardID) bool {
+	if _, ok := r.deps.Local.Owned(sh); ok {
+		return true
+	}
+	_, ok := r.deps.Reads.Fresh(sh)
+	return ok
 }
 
 // final reports whether an error is an answer: asking somebody else would not give another.

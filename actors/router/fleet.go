@@ -213,9 +213,12 @@ func (r *Router) readableOf(ctx context.Context, shards []dunlin.ShardID) (fresh
 	var waiting []int
 	level := dunlin.ReadLevelOf(ctx)
 	for i, sh := range shards { // most often none has to be waited for
+		if r.alone(sh) {
+			continue
+		}
 		if lag, ok := r.deps.Reads.Fresh(sh); !ok {
 			errs[i] = errForeign
-		} else if (level.Stale <= 0 || lag > level.Stale) && !r.alone(sh) {
+		} else if level.Stale <= 0 || lag > level.Stale {
 			waiting = append(waiting, i)
 		}
 	}
@@ -324,7 +327,7 @@ func grouped[P any](r *Router, shards []dunlin.ShardID, tried map[dunlin.ShardID
 	of := map[dunlin.NodeID]*group[P]{}
 	for _, sh := range shards {
 		node := dunlin.NodeID(0)
-		if _, ok := r.deps.Reads.Fresh(sh); ok && tried[sh] != r.cfg.Self {
+		if tried[sh] != r.cfg.Self && r.here(sh) {
 			node = r.cfg.Self
 		} else {
 			for _, n := range r.others(sh) {

@@ -146,7 +146,7 @@ func forward[T any](ctx context.Context, r *Router, node dunlin.NodeID, method s
 
 // catchUp waits until this node's replica has the change that was just acknowledged, so that whoever made it sees it here.
 func (r *Router) catchUp(ctx context.Context, sh dunlin.ShardID) {
-	if _, ok := r.deps.Reads.Fresh(sh); !ok {
+	if !r.here(sh) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, seenMax)
