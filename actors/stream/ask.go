@@ -102,27 +102,74 @@ func (f *Feed) fillFrom(ctx context.Context, node dunlin.NodeID, req *pull) (*an
 // answer in time is believed to be where it was last known to be: what was committed does not go back, so this is never ahead.
 func (f *Feed) Now(ctx context.Context) (dunlin.Cursor, error) {
 	f.look()
-	for range 2 { // whoever waited for another's round may need one more
+	began := f.cfg.Clock()
+	for rounds := 0; ; rounds++ {
 		missing := f.unknown()
-		if len(missing) == 0 {
+		if len(missing) == 0 || rounds > 0 && (!slices.ContainsFunc(missing, f.unheard) || f.cfg.Clock().Sub(began) >= f.cfg.HeadWait) {
 			break
 		}
-		mine, done := f.round()
-		if mine {
-			f.askHeads(ctx, missing)
-			f.endRound(done)
-			break
+		if err := f.round(ctx, missing); err != nil {
+			return nil, err
 		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	if err := context.Cause(ctx); err != nil {
-		return nil, err
 	}
 	return f.position()
+}
+
+// round asks for the ends of shards, or waits until another's round is over. A round of which nothing was heard is followed
+// by a pause.
+func (f *Feed) round(ctx context.Context, missing []dunlin.ShardID) error {
+	mine, done := f.beginRound()
+	if !mine {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	f.askHeads(ctx, missing)
+	f.endRound(done)
+	if slices.ContainsFunc(missing, f.unheard) {
+		pause := time.NewTimer(roundPause)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// slowTime is how long Now does not wait for a node that did not answer in time.
+const slowTime = 2 * time.Second
+
+// roundPause is between rounds for shards of which nothing was ever heard.
+const roundPause = 200 * time.Millisecond
+
+// unheard tells whether nothing is known of a shard.
+func (f *Feed) unheard(sh dunlin.ShardID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.shards[sh].known == 0 && !f.mu.shards[sh].present
+}
+
+// prime asks where the shards end that are elsewhere and of which nothing was heard for long, so that there is something to
+// fall back on when their nodes go away, and connections to them are up when somebody subscribes.
+func (f *Feed) prime(ctx context.Context) {
+	now := f.cfg.Clock()
+	missing := f.unknown()
+	if !slices.ContainsFunc(missing, func(sh dunlin.ShardID) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		s := &f.mu.shards[sh]
+		return s.known == 0 || now.Sub(s.knownAt) >= f.cfg.HeadEvery
+	}) {
+		return
+	}
+	if mine, done := f.beginRound(); mine {
+		f.askHeads(ctx, missing)
+		f.endRound(done)
+	}
 }
 
 // position puts together what is known.
@@ -172,8 +219,8 @@ func (f *Feed) unknown() (out []dunlin.ShardID) {
 	return out
 }
 
-// round begins a round of asking, or tells whom to wait for.
-func (f *Feed) round() (mine bool, done chan struct{}) {
+// beginRound begins a round of asking, or tells whom to wait for.
+func (f *Feed) beginRound() (mine bool, done chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.mu.asking != nil {
@@ -193,9 +240,11 @@ func (f *Feed) endRound(done chan struct{}) {
 // askHeads asks for the ends of shards: of each the best replica, and where that fails or is not up to date, once more of the
 // next best.
 func (f *Feed) askHeads(ctx context.Context, missing []dunlin.ShardID) {
+	missing = slices.Clone(missing)
 	tried := make(map[position]bool) // a node (as next) was asked about a shard
 	for range 2 {
 		by := make(map[*peer]*pull)
+		patient := make(map[*peer]bool)
 		for _, sh := range missing {
 			p := f.headSource(sh, tried)
 			if p == nil {
@@ -206,10 +255,15 @@ func (f *Feed) askHeads(ctx context.Context, missing []dunlin.ShardID) {
 				by[p] = &pull{max: 1}
 			}
 			by[p].from = append(by[p].from, position{shard: sh})
+			patient[p] = patient[p] || f.unheard(sh)
 		}
 		var wg sync.WaitGroup
 		for p, req := range by {
-			wg.Go(func() { f.askHead(ctx, p, req) })
+			timeout := f.cfg.HeadTimeout
+			if patient[p] { // there is nothing else to go by, and the first call to a node takes longer than others
+				timeout = f.cfg.CallTimeout
+			}
+			wg.Go(func() { f.askHead(ctx, p, req, timeout) })
 		}
 		wg.Wait()
 		missing = slices.DeleteFunc(missing, f.headKnown)
@@ -232,22 +286,29 @@ func (f *Feed) headSource(sh dunlin.ShardID, tried map[position]bool) *peer {
 	nodes := f.sourcesOf(sh)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	s := &f.mu.shards[sh]
 	for _, n := range nodes {
-		if p := f.peerLocked(n); now >= p.downTo && !tried[position{sh, uint64(n)}] {
+		if p := f.peerLocked(n); (now >= p.downTo && now >= p.slowTo || s.known == 0 && !s.present) && !tried[position{sh, uint64(n)}] {
 			return p
 		}
 	}
 	return nil
 }
 
-func (f *Feed) askHead(ctx context.Context, p *peer, req *pull) {
-	answers, err := f.call(ctx, p, req, f.cfg.HeadTimeout)
-	if err != nil {
-		return // others are asked, or what is known is good enough
-	}
+// askHead asks one node. One that is too slow for this may be good enough to be pulled from: it is only not waited for again
+// for a while.
+func (f *Feed) askHead(ctx context.Context, p *peer, req *pull, timeout time.Duration) {
+	answers, err := f.ask(ctx, p, req, timeout)
 	now := f.cfg.Clock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err != nil {
+		if ctx.Err() == nil {
+			p.slowTo = now.Add(slowTime)
+		}
+		return // others are asked, or what is known is good enough
+	}
+	p.slowTo = 0
 	for i := range answers {
 		f.learnLocked(&f.mu.shards[answers[i].shard], &answers[i], now)
 	}

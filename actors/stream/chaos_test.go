@@ -176,7 +176,7 @@ func newWitness(w *world, n *node, i int, seed uint64) *witness {
 		}
 	}
 	if i%4 == 3 {
-		f.device = new(key(f.rng.IntN(2*w.shards)))
+		f.device = new(key(f.rng.IntN(2 * w.shards)))
 	}
 	f.start = slices.Clone(f.at)
 	return f

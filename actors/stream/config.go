@@ -66,6 +66,8 @@ type Config struct {
 	CallTimeout time.Duration // of a pull beyond what it waits for; default 5 s
 	HeadAge     time.Duration // how old the knowledge about a shard elsewhere may be that Now does not ask about; default 250 ms
 	HeadTimeout time.Duration // of one round of asking in Now, of which there are two at the most; default 500 ms
+	HeadWait    time.Duration // how long Now waits if of some shard nothing was ever heard; default 10 s
+	HeadEvery   time.Duration // between questions where shards elsewhere end, if nobody else asks; default 30 s
 	LostAfter   time.Duration // a position that no reachable replica keeps is lost, if the others stay away so long; default 1 min
 	Linger      time.Duration // how long a shard is kept up after its last follower left; default 20 s
 	Tick        time.Duration // between looks at where the shards are; default 250 ms
@@ -86,6 +88,8 @@ func (c *Config) setDefaults() error {
 	c.CallTimeout = cmp.Or(c.CallTimeout, 5*time.Second)
 	c.HeadAge = cmp.Or(c.HeadAge, 250*time.Millisecond)
 	c.HeadTimeout = cmp.Or(c.HeadTimeout, 500*time.Millisecond)
+	c.HeadWait = cmp.Or(c.HeadWait, 10*time.Second)
+	c.HeadEvery = cmp.Or(c.HeadEvery, 30*time.Second)
 	c.LostAfter = cmp.Or(c.LostAfter, time.Minute)
 	c.Linger = cmp.Or(c.Linger, 20*time.Second)
 	c.Tick = cmp.Or(c.Tick, 250*time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
@@ -275,6 +276,7 @@ func (f *Feed) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer f.unwatch(true)
+	var priming atomic.Bool
 	ticker := time.NewTicker(f.cfg.Tick)
 	defer ticker.Stop()
 	for {
@@ -283,6 +285,9 @@ func (f *Feed) Run(ctx context.Context) error {
 			wg.Go(func() { f.pull(ctx, p) })
 		}
 		f.unwatch(false)
+		if !f.alone() && priming.CompareAndSwap(false, true) {
+			wg.Go(func() { f.prime(ctx); priming.Store(false) })
+		}
 		select {
 		case <-ticker.C:
 		case <-f.poked:

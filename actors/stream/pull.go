@@ -20,6 +20,7 @@ type peer struct {
 	turn    int                     // rotates which shard comes first: a busy one must not starve the others
 	fails   int                     // in a row
 	downTo  dunlin.Time             // not asked before
+	slowTo  dunlin.Time             // Now does not wait for it before
 	fills   chan struct{}           // size peerFillsMax: a slot each
 }
 
@@ -31,6 +32,8 @@ const (
 	downMin  = 250 * time.Millisecond
 	downMax  = 8 * time.Second
 	skipTime = time.Second
+	// failsTold is from how many failures in a row on the log hears of it: a node that starts fails once or twice.
+	failsTold = 3
 	// emptyMin is how soon a pull that brought nothing may be followed by the next.
 	emptyMin = 50 * time.Millisecond
 )
@@ -266,6 +269,18 @@ func (f *Feed) learnLocked(s *shardState, a *answer, now dunlin.Time) {
 
 // call asks a peer, and notes whether it works.
 func (f *Feed) call(ctx context.Context, p *peer, req *pull, timeout time.Duration) ([]answer, error) {
+	answers, err := f.ask(ctx, p, req, timeout)
+	switch {
+	case err == nil:
+		f.works(p)
+	case ctx.Err() == nil:
+		f.failed(ctx, p, err)
+	}
+	return answers, err
+}
+
+// ask asks a peer. The error of a context that ended is its cause.
+func (f *Feed) ask(ctx context.Context, p *peer, req *pull, timeout time.Duration) ([]answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: no answer within %s", dunlin.ErrUnavailable, timeout))
 	defer cancel()
 	body, err := f.deps.Caller.Call(ctx, p.node, MethodPull, req.append(nil))
@@ -277,34 +292,30 @@ func (f *Feed) call(ctx context.Context, p *peer, req *pull, timeout time.Durati
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if err == nil || errors.Is(err, errChanged) || ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		if err == nil {
-			f.works(p)
-		}
-		return answers, err
+	if err != nil {
+		return nil, fmt.Errorf("ask node %s: %w", p.node, err)
 	}
-	f.failed(ctx, p, err)
-	return nil, fmt.Errorf("ask node %s: %w", p.node, err)
+	return answers, nil
 }
 
 func (f *Feed) works(p *peer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p.fails, p.downTo = 0, 0
+	p.fails, p.downTo, p.slowTo = 0, 0, 0
 }
 
 // failed puts the peer aside for a while, longer each time.
 func (f *Feed) failed(ctx context.Context, p *peer, err error) {
 	now := f.cfg.Clock()
 	f.mu.Lock()
-	first := p.fails == 0
+	told := p.fails == failsTold
 	if now >= p.downTo { // several questions that fail at once are one failure
 		p.downTo = now.Add(min(downMin<<min(p.fails, 10), downMax))
 		p.fails++
 	}
 	f.mu.Unlock()
 	f.metrics.failures.Inc()
-	if first {
+	if told {
 		f.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "feed: a node does not answer; its shards are read elsewhere", slog.String("node", p.node.String()), slog.Any("err", err))
 	}
 }
