@@ -10,7 +10,7 @@ SEEDS   ?= 2000
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins dev test lint race fuzz crash bench bench-rooms clean
+.PHONY: help build plugins dev test lint race fuzz crash bench bench-cluster bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ bench: build ## the runtime beside the floor, then its rooms alone; about 15 min
 	$(GO) build -o bin/bench ./bench
 	./bin/bench -dunlin bin/dunlin $(ARGS)
 	$(MAKE) bench-rooms
+
+bench-cluster: build ## three nodes: durable rates, failover, idling, a fourth node; about 15 minutes
+	$(GO) build -o bin/bench-cluster ./bench/cluster
+	./bin/bench-cluster -dunlin bin/dunlin $(ARGS)
 
 bench-rooms: plugins ## shard engine, log host, plugin crossing, codecs, bytes per reading; 3 minutes
 	$(GO) test -run '^$$' -bench 'Directory|Turn|Device' -benchtime 1s ./actors
