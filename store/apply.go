@@ -315,7 +315,9 @@ func (a *applier) alert(shard dunlin.ShardID, al *dunlin.Alert) error {
 	place := alertPlace{time: al.At, cleared: al.State == dunlin.AlertCleared}
 	a.key = appendAlert(a.key[:0], shard, al)
 	was, ok := a.alerts[string(a.key)]
-	if fresh := al.State == dunlin.AlertRaised && al.Seq == al.RaisedSeq; !ok && !fresh {
+	fresh := al.State == dunlin.AlertRaised && al.Seq == al.RaisedSeq
+	ok = ok && !fresh // what the batch knows must not count, or the rows would depend on how entries came in batches
+	if !ok && !fresh {
 		v, found, err := get(a.read, a.key)
 		if err != nil {
 			return err

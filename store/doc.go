@@ -3,10 +3,11 @@
 //
 // # Two engines
 //
-//	dir/FORMAT   whose folder this is: version, cluster, node, shards (format.go)
-//	dir/LOCK     held while a process has the folder open
-//	dir/log/     Raft log: one synced batch for all shards that have something to say (log.go)
-//	dir/state/   everything that applying the log makes: devices, history, alerts, timers, registry, archive (state.go)
+//	dir/FORMAT     whose folder this is: version, cluster, node and its id, shards (format.go)
+//	dir/LOCK       held while a process has the folder open
+//	dir/log/       Raft log: one synced batch for all shards that have something to say (log.go)
+//	dir/state/     everything that applying the log makes: devices, history, alerts, timers, registry, archive (state.go)
+//	dir/incoming/  snapshots of shards on their way in (receive.go)
 //
 // An acknowledgement waits for the log's fsync only. The state engine has a write-ahead log too, but nobody waits for it:
 // what a crash takes from it is applied again from the Raft log. So the log may be cut only behind what the state engine
@@ -18,6 +19,7 @@
 //     a crash makes us apply them again. Rows of devices, history and dead letters are merge operands, so applying reads
 //     nothing; Pebble folds them later, and the folds are associative.
 //   - An entry is applied with its index in one Pebble batch, or not at all.
+//   - A replica comes whole or goes whole: a crash leaves what was before Install or Destroy, or what is after (install.go).
 //   - Truncated ⊆ archived ⊆ durable ⊆ applied ⊆ committed, per shard.
 //   - A disk that fails to keep what was written ends the process (Config.Fatal): nothing is acknowledged after that.
 //

@@ -2,8 +2,10 @@ package store
 
 import (
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,5 +103,130 @@ func TestBrokenDiskIsFatal(t *testing.T) {
 		if len(told) > 0 {
 			t.Errorf("%s: told twice: %v", c.folder, <-told)
 		}
+	}
+}
+
+// fullDisk refuses what takes space from a moment on, in all files below a folder.
+type fullDisk struct {
+	folder string
+	full   atomic.Bool
+}
+
+func (d *fullDisk) String() string { return "full disk" }
+
+func (d *fullDisk) MaybeError(op errorfs.Op) error {
+	if d.full.Load() && strings.Contains(op.Path, d.folder) {
+		switch op.Kind {
+		case errorfs.OpCreate, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFilePreallocate, errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
+			return syscall.ENOSPC
+		}
+	}
+	return nil
+}
+
+// A disk that fills up ends the node before anything is acknowledged that it does not have; with space again, everything that
+// was is there.
+func TestFullDiskLosesNothing(t *testing.T) {
+	for seed := range uint64(12) {
+		disk := &fullDisk{folder: []string{"data/log", "data/state", "data"}[seed%3]}
+		mem := vfs.NewCrashableMem()
+		told := make(chan error, 8)
+		cfg := small(errorfs.Wrap(mem, disk), 1)
+		cfg.Fatal = func(err error) { told <- err }
+		db, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := story(seed, 1, 3, 3000)
+		rng := rand.New(rand.NewPCG(seed, 4))
+		acked := 0
+		fill := 20 + rng.IntN(300)
+		for err == nil && acked < len(all) {
+			disk.full.Store(acked >= fill)
+			n := min(1+rng.IntN(8), len(all)-acked)
+			if err = db.Log().Append(rowsOf(all[acked:acked+n]), true); err == nil {
+				if err = db.State().Apply(all[acked : acked+n]); err == nil {
+					acked += n
+				}
+			}
+			if err == nil && rng.IntN(10) == 0 {
+				err = db.Maintain(t.Context())
+			}
+		}
+		if err == nil {
+			t.Fatalf("seed %d: %d entries went to a full disk", seed, acked-fill)
+		}
+		select {
+		case fatal := <-told:
+			if !errors.Is(fatal, syscall.ENOSPC) {
+				t.Errorf("seed %d: told %v", seed, fatal)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("seed %d: failed with %v, but nobody was told", seed, err)
+		}
+		disk.full.Store(false)
+		cfg.FS = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if db, err = Open(cfg); err != nil {
+			t.Fatalf("seed %d: with space again: %v", seed, err)
+		}
+		_, _, last, err := db.Log().Load(0)
+		if err != nil || last < uint64(acked) {
+			t.Fatalf("seed %d: the log ends at %d, %d was acknowledged; %v", seed, last, acked, err)
+		}
+		if err := db.State().Apply(all[:last]); err != nil {
+			t.Fatal(err)
+		}
+		calm, done := openShort(t, small(vfs.NewMem(), 1))
+		if err := calm.State().Apply(all[:last]); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := hashOf(t, db, 0), hashOf(t, calm, 0); got != want {
+			t.Errorf("seed %d: hash %s, want %s", seed, got, want)
+		}
+		done()
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A disk that fills up under an incoming snapshot costs the chunk, not the node.
+func TestFullDiskRefusesAChunk(t *testing.T) {
+	from := openTest(t, small(vfs.NewMem(), 2))
+	bigStory(t, from)
+	disk := &fullDisk{folder: "incoming"}
+	db := openTest(t, small(errorfs.Wrap(vfs.NewMem(), disk), 2))
+	meta, err := from.Export(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := 0
+	for last := false; !last; {
+		have, err := db.Receive(meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, end, err := from.Chunk(meta.ID, have)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk.full.Store(failed <= have)
+		if err := db.Add(meta, have, data, end); err != nil {
+			if failed++; !errors.Is(err, syscall.ENOSPC) {
+				t.Fatal(err)
+			}
+			disk.full.Store(false)
+			continue
+		}
+		last = end
+	}
+	if err := db.Install(meta, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := hashOf(t, db, 1), hashOf(t, from, 1); got != want || failed < 3 {
+		t.Errorf("hash %s, want %s; %d chunks failed", got, want, failed)
 	}
 }

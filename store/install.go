@@ -102,20 +102,17 @@ func (db *DB) install(meta *dunlin.SnapshotMeta, hard []byte, paths []string) er
 	if err != nil {
 		return err
 	}
-	s.apply.Lock()
-	defer s.apply.Unlock()
 	if !db.cfg.Planted.NoInstallMarker {
 		if err := l.mark(sh, logInstall, marker); err != nil {
 			return err
 		}
 	}
-	if err := s.eng.replace(shardSpan(sh), paths); err != nil {
+	if err := s.install(meta, paths); err != nil {
 		return errors.Join(err, l.unmark(sh, logInstall))
 	}
 	if err := l.restart(meta, hard); err != nil {
 		return err
 	}
-	s.restart(sh, meta.Index, meta.Conf)
 	if err := db.archive.restart(sh, was); err != nil {
 		return db.die.fail(fmt.Errorf("read what was installed: %w", err))
 	}
@@ -150,9 +147,6 @@ func (db *DB) Destroy(sh dunlin.ShardID, tomb []byte) error {
 		return err
 	}
 	db.closeExports(func(e *export) bool { return e.meta.Shard == sh })
-	s := db.state
-	s.apply.Lock()
-	defer s.apply.Unlock()
 	was, err := db.archive.bytesOf(sh)
 	if err != nil {
 		return fmt.Errorf("destroy shard %d: %w", sh, err)
@@ -161,10 +155,9 @@ func (db *DB) Destroy(sh dunlin.ShardID, tomb []byte) error {
 	if err := db.log.destroy(sh, tomb); err != nil {
 		return fmt.Errorf("destroy shard %d: %w", sh, err)
 	}
-	if err := s.eng.dropShard(sh); err != nil {
+	if err := db.state.drop(sh); err != nil {
 		return db.die.fail(fmt.Errorf("destroy shard %d: %w", sh, err)) // half there: Open does the rest
 	}
-	s.restart(sh, 0, nil)
 	if err := db.archive.restart(sh, was); err != nil {
 		return db.die.fail(fmt.Errorf("destroy shard %d: %w", sh, err))
 	}
@@ -313,6 +306,28 @@ func (e *engine) dropShard(sh dunlin.ShardID) error {
 		}
 	}
 	return e.commit(b, pebble.Sync)
+}
+
+// install makes a shard's rows those of the tables. Nothing is applied meanwhile.
+func (s *State) install(meta *dunlin.SnapshotMeta, tables []string) error {
+	s.apply.Lock()
+	defer s.apply.Unlock()
+	if err := s.eng.replace(shardSpan(meta.Shard), tables); err != nil {
+		return err
+	}
+	s.restart(meta.Shard, meta.Index, meta.Conf)
+	return nil
+}
+
+// drop removes a shard's rows. Nothing is applied meanwhile.
+func (s *State) drop(sh dunlin.ShardID) error {
+	s.apply.Lock()
+	defer s.apply.Unlock()
+	if err := s.eng.dropShard(sh); err != nil {
+		return err
+	}
+	s.restart(sh, 0, nil)
+	return nil
 }
 
 // restart makes what is in memory of a shard that of a replica that came whole, or went. The caller holds apply's lock.

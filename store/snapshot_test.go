@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -632,5 +633,86 @@ func TestDiskAndBytes(t *testing.T) {
 	}
 	if err := to.Add(meta, 0, data, last); !errors.Is(err, dunlin.ErrUnavailable) || !strings.Contains(err.Error(), "free on the disk") {
 		t.Errorf("a full disk: %v", err)
+	}
+}
+
+// While a shard comes, goes and is sent on, the other one is applied, followed, archived, truncated and summed up.
+func TestShardsComeAndGoUnderLoad(t *testing.T) {
+	all := story(21, 2, 6, 400)
+	from := openTest(t, small(vfs.NewMem(), 2))
+	if err := feed(t.Context(), from, rand.New(rand.NewPCG(1, 1)), all, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	c := small(vfs.NewMem(), 2)
+	c.ChunkBytes = 8 << 10
+	db := openTest(t, c)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	errs := make(chan error, 8)
+	run := func(f func() error) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := f(); err != nil && ctx.Err() == nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	mine := ofShard(all, 0, 1<<60)
+	run(func() error { return db.Maintain(ctx) })
+	run(func() error { _, _, err := db.State().Hash(1); return err })
+	run(func() error {
+		at := dunlin.Cursor{1, 1}
+		n := 0
+		for it, err := range db.Journal().Follow(ctx, &at, nil) {
+			if err != nil {
+				return err
+			}
+			if n++; it.Entry.Shard == 0 && n > 20 {
+				return nil
+			}
+		}
+		return nil
+	})
+	run(func() error {
+		meta, err := db.Export(0)
+		if errors.Is(err, dunlin.ErrNotFound) {
+			return nil
+		}
+		for i, last := 0, false; err == nil && !last; i++ {
+			_, last, err = db.Chunk(meta.ID, i)
+		}
+		return err
+	})
+	for len(mine) > 0 {
+		meta, _, err := carry(from, db, 1)
+		if err == nil {
+			err = db.Install(meta, []byte("hard"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := min(8, len(mine))
+		if err := drive(db, mine[:n]); err != nil {
+			t.Fatal(err)
+		}
+		mine = mine[n:]
+		if err := db.Log().Truncate(0, db.State().Durable(0)); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Destroy(1, []byte("tomb")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	wg.Wait()
+	select {
+	case err := <-errs:
+		t.Error(err)
+	default:
+	}
+	if got, want := hashOf(t, db, 0), hashOf(t, from, 0); got != want {
+		t.Errorf("hash %s, want %s", got, want)
 	}
 }
