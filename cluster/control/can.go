@@ -12,6 +12,7 @@ import (
 // A drain needs another living member, to take the ownerships; where nobody can take a replica, it stays, and Health says so.
 // A leave is refused if it would leave fewer living members than the replication factor: a shard's copies have to be
 // somewhere. (Lower the factor first, to shrink below it.) A dead member may always leave: its copies are missing anyhow.
+// If members die after a leave was granted, it waits. It can be taken back until the member has left.
 // Both are refused while a shard's replica on the member could not be moved for lack of a living majority.
 func CanSet(v *View, id dunlin.NodeID, state dunlin.MemberState, lim Limits) error {
 	l := lim.withDefaults()
@@ -25,10 +26,7 @@ func CanSet(v *View, id dunlin.NodeID, state dunlin.MemberState, lim Limits) err
 	}
 	switch state {
 	case dunlin.MemberActive:
-		if m.State == dunlin.MemberLeaving {
-			return fmt.Errorf("%w: %s is leaving; let it leave, then join again with an empty folder", dunlin.ErrConflict, m.Name)
-		}
-		return nil
+		return nil // what has moved away from it comes back by and by
 	case dunlin.MemberDraining, dunlin.MemberLeaving:
 	default:
 		return fmt.Errorf("%w: member state %q: want active, draining or leaving", dunlin.ErrInvalid, state)

@@ -184,6 +184,10 @@ func (w *world) heal() {
 			b.State = dunlin.MemberActive
 		}
 	}
+	leaving := slices.ContainsFunc(w.nodes, func(b *body) bool { return b.State == dunlin.MemberLeaving })
+	for leaving && len(newRoster(w.view(), &Limits{}).usable) < w.rf { // or they would stay for ever
+		w.join(fmt.Sprintf("n%d", w.next), zone(w.rng.IntN(3)))
+	}
 	w.queue, w.calm = nil, true
 	w.say("healed")
 }

@@ -150,12 +150,13 @@ func (r *roster) fresh(sh *Shard) bool {
 	return sh.Owner != 0 && r.alive(sh.Owner) && sh.Age <= r.lim.ReportAge
 }
 
-// wanted is how many voters a shard that has these shall have: the replication factor, but no more than there are members to take them.
-// A member that is dead or drains keeps what it has while nobody else can take it: one copy less would help nobody.
+// wanted is how many voters a shard that has these shall have: the replication factor, but no more than there are members to
+// take them. A member that is dead, drains or leaves keeps what it has while nobody else can take it: one copy less would
+// help nobody. Only a member that is lost, or is dead and was told to leave, is let go without another in its place.
 func (r *roster) wanted(voters []dunlin.NodeID) int {
 	n := len(r.usable)
 	for _, id := range voters {
-		if !r.isUsable(id) && r.push(id) < pushLeave {
+		if push := r.push(id); !r.isUsable(id) && (push < pushLeave || push == pushLeave && r.alive(id)) {
 			n++
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -271,7 +270,7 @@ func (n *node) takeSends() {
 			if to == nil || !to.up {
 				return
 			}
-			if err := to.m.Deliver(msg.Shard, msg.Data); err != nil && !strings.Contains(err.Error(), "MsgReadIndex") {
+			if err := to.m.Deliver(msg.Shard, msg.Data); err != nil {
 				w.fail("%s: message from %s: %w", to, from, err)
 			}
 			to.poke()
