@@ -98,8 +98,8 @@ func (db *DB) Export(sh dunlin.ShardID) (meta dunlin.SnapshotMeta, err error) {
 
 // roomForExport closes the shard's export, and those that nobody wants any more.
 func (db *DB) roomForExport(sh dunlin.ShardID) error {
-	db.closeExports(func(e *export) bool { return e.meta.Shard == sh })
-	db.sweep()
+	now := db.cfg.Clock()
+	db.closeExports(func(e *export) bool { return e.meta.Shard == sh || now.Sub(e.touched) > exportIdle })
 	db.snaps.Lock()
 	defer db.snaps.Unlock()
 	if n := len(db.snaps.exports); n >= exportsMax {
@@ -275,7 +275,8 @@ func (db *DB) closeExports(is func(*export) bool) {
 	}
 }
 
-// sweep ends what nobody has touched for long: exports, and incoming snapshots whose sender is gone.
+// sweep ends what nobody has touched for long: exports, and incoming snapshots whose sender is gone. The caller must not hold
+// upkeep: whoever installs a snapshot holds that and waits for upkeep.
 func (db *DB) sweep() {
 	now := db.cfg.Clock()
 	db.closeExports(func(e *export) bool { return now.Sub(e.touched) > exportIdle })

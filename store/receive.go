@@ -438,14 +438,15 @@ func (db *DB) Drop(sh dunlin.ShardID) error {
 	if err := db.state.check(sh); err != nil {
 		return err
 	}
-	db.snaps.Lock()
-	in := db.snaps.incoming[sh]
-	db.snaps.Unlock()
-	if in == nil {
+	in, err := db.incomingOf(sh)
+	if err != nil { // too many are on their way, and this is none of them
 		return db.removeIncoming(sh)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.mu.gone { // somebody else ended it; what lies in the folder now is another one's
+		return nil
+	}
 	return db.endIncoming(in, sh)
 }
 
