@@ -36,7 +36,11 @@ type contestant struct {
 	rates []float64 // entries/s, by turn
 	used  time.Duration
 	n     int
+	syncs func() int64 // fsyncs of the logs so far
+	sent  func() int64 // messages between the replicas so far
 	lost  atomic.Int64 // entries that were not committed: the shard had another owner
+
+	nSyncs, nSent int64
 }
 
 // durable lets raw synced Pebble batches, one replica and three take turns at committing the same bytes, so that all see the
@@ -59,7 +63,7 @@ func durable(ctx context.Context, o options) error {
 		}
 	}()
 	for _, n := range []int{1, 3} {
-		for _, depth := range []int{1, 2, 4} {
+		for _, depth := range []int{1, 4, 16} {
 			var c *contestant
 			pprof.Do(ctx, pprof.Labels("replicas", fmt.Sprint(n)), func(ctx context.Context) {
 				c, err = replicas(ctx, filepath.Join(dir, fmt.Sprintf("r%d-%d", n, depth)), n, depth)
@@ -88,17 +92,18 @@ func durable(ctx context.Context, o options) error {
 		}
 	}
 	fmt.Printf("Durable entries, %d shards, one entry of each to a burst (medians of %d turns of %v)\n", shards, len(raw.rates), turnTime)
-	fmt.Printf("  %-38s %12s %10s %14s %8s\n", "", "entries/s", "of raw", "CPU-µs/entry", "lost")
+	fmt.Printf("  %-38s %12s %10s %14s %14s %14s %6s\n", "", "entries/s", "of raw", "CPU-µs/entry", "entries/fsync", "messages/entry", "lost")
 	base := quantile(raw.rates, 0.5)
 	for _, c := range all {
 		r := quantile(c.rates, 0.5)
-		fmt.Printf("  %-38s %12.0f %10.2f %14.1f %8d\n", c.name, r, r/base, float64(c.used.Nanoseconds())/float64(c.n)/1000, c.lost.Load())
+		fmt.Printf("  %-38s %12.0f %10.2f %14.1f %14.1f %14.1f %6d\n", c.name, r, r/base, float64(c.used.Nanoseconds())/float64(c.n)/1000,
+			float64(c.n)/float64(max(c.nSyncs, 1)), float64(c.nSent)/float64(c.n), c.lost.Load())
 	}
 	return ctx.Err()
 }
 
 func (c *contestant) turn() {
-	start, used, n := time.Now(), rusage(), 0
+	start, used, syncs, sent, n := time.Now(), rusage(), c.syncs(), c.sent(), 0
 	for time.Since(start) < turnTime {
 		c.burst()
 		n += shards
@@ -106,6 +111,8 @@ func (c *contestant) turn() {
 	c.flush()
 	c.rates = append(c.rates, float64(n)/time.Since(start).Seconds())
 	c.used += rusage() - used
+	c.nSyncs += c.syncs() - syncs
+	c.nSent += c.sent() - sent
 	c.n += n
 }
 
@@ -139,20 +146,21 @@ func rawPebble(dir string) (*contestant, error) {
 		data[sh] = benchEntry(dunlin.ShardID(sh), 2)
 	}
 	n := uint64(0)
-	return &contestant{name: fmt.Sprintf("raw: synced batches of %d", shards), flush: func() {}, close: func() { _ = db.Close() }, burst: func() {
-		batch := db.NewBatch()
-		for sh := range data {
-			key := binary.BigEndian.AppendUint64([]byte{byte(sh >> 8), byte(sh)}, n)
-			if err := batch.Set(key, data[sh], nil); err != nil {
-				panic(fmt.Sprintf("raw batch %d: %v", n, err))
+	return &contestant{name: fmt.Sprintf("raw: synced batches of %d", shards), flush: func() {}, close: func() { _ = db.Close() },
+		syncs: func() int64 { return int64(n) }, sent: func() int64 { return 0 }, burst: func() {
+			batch := db.NewBatch()
+			for sh := range data {
+				key := binary.BigEndian.AppendUint64([]byte{byte(sh >> 8), byte(sh)}, n)
+				if err := batch.Set(key, data[sh], nil); err != nil {
+					panic(fmt.Sprintf("raw batch %d: %v", n, err))
+				}
 			}
-		}
-		n++
-		if err := batch.Commit(pebble.Sync); err != nil {
-			panic(fmt.Sprintf("raw commit %d: %v", n, err))
-		}
-		batch.Close()
-	}}, nil
+			n++
+			if err := batch.Commit(pebble.Sync); err != nil {
+				panic(fmt.Sprintf("raw commit %d: %v", n, err))
+			}
+			batch.Close()
+		}}, nil
 }
 
 type quiet struct{}
@@ -173,6 +181,8 @@ type member struct {
 // group is the nodes that hold a contestant's replicas.
 type group struct {
 	members []*member
+	syncs   atomic.Int64
+	sent    atomic.Int64
 	mu      struct {
 		sync.Mutex
 		of [shards]struct {
@@ -215,7 +225,7 @@ func replicas(ctx context.Context, dir string, n, depth int) (*contestant, error
 	if n > 1 {
 		plural = "replicas"
 	}
-	c := &contestant{name: fmt.Sprintf("%d %s, log and state, %d in flight", n, plural, depth), close: g.close}
+	c := &contestant{name: fmt.Sprintf("%d %s, log and state, %d in flight", n, plural, depth), close: g.close, syncs: g.syncs.Load, sent: g.sent.Load}
 	under := make(chan *sync.WaitGroup, depth) // bursts under way, oldest first
 	c.burst = func() {
 		if len(under) == depth {
@@ -247,7 +257,7 @@ func (g *group) join(dir string, id uint64, voters []uint64, secret keys.Secret)
 	}
 	m := &member{db: db}
 	g.members = append(g.members, m)
-	cfg := replica.Config{Node: id, Voters: voters, Bootstrap: true, Shards: shards, Log: db.Log(), StateMachine: db.State(),
+	cfg := replica.Config{Node: id, Voters: voters, Bootstrap: true, Shards: shards, Log: countedLog{db.Log(), &g.syncs}, StateMachine: db.State(),
 		OnOwner: func(sh dunlin.ShardID, term uint64, owner bool) { g.onOwner(m, sh, term, owner) }}
 	if len(voters) > 1 {
 		server, client, err := secret.TLS(dunlin.NodeID(id), fmt.Sprint("n", id), "bench")
@@ -260,15 +270,36 @@ func (g *group) join(dir string, id uint64, voters []uint64, secret keys.Secret)
 		if err != nil {
 			return err
 		}
-		cfg.Transport = transport{m.links}
+		cfg.Transport = transport{m.links, &g.sent}
 	}
 	m.host, err = replica.Open(cfg)
 	return err
 }
 
-type transport struct{ links *peer.Links }
+// countedLog counts the appends that are synced.
+type countedLog struct {
+	replica.Log
+	syncs *atomic.Int64
+}
 
-func (t transport) Send(batch []replica.Message) { peer.Send(t.links, batch) }
+// Append implements replica.Log.
+func (l countedLog) Append(rows []dunlin.LogRow, sync bool) error {
+	if sync {
+		l.syncs.Add(1)
+	}
+	return l.Log.Append(rows, sync)
+}
+
+type transport struct {
+	links *peer.Links
+	sent  *atomic.Int64
+}
+
+// Send implements replica.Transport.
+func (t transport) Send(batch []replica.Message) {
+	t.sent.Add(int64(len(batch)))
+	peer.Send(t.links, batch)
+}
 
 func (g *group) resolve(id dunlin.NodeID) (string, bool) {
 	if int(id) > len(g.members) {

@@ -84,9 +84,19 @@ func rebalance(ctx context.Context, o options) error {
 	return nil
 }
 
-// fill sends n bytes of text through all nodes, as much as they take, and returns how much was acked.
+// fill sends text through all nodes, as much as they take, until the shards keep n bytes, archived log and state, and returns
+// how much text was acked.
 func (ns *nodes) fill(ctx context.Context, n int64) (int64, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var acked atomic.Int64
+	var full atomic.Bool
+	var watched sync.WaitGroup
+	watched.Go(func() {
+		for !full.Load() && wait(ctx, time.Second) == nil {
+			full.Store(ns.bytes(ctx) >= n)
+		}
+	})
 	var wg sync.WaitGroup
 	errs := make(chan error, len(ns.all)*fillWorkers)
 	ids := make([][]dunlin.DeviceID, fillDevices)
@@ -102,7 +112,7 @@ func (ns *nodes) fill(ctx context.Context, n int64) (int64, error) {
 		}
 		wg.Go(func() {
 			defer api.Close()
-			for acked.Load() < n && ctx.Err() == nil {
+			for !full.Load() && ctx.Err() == nil {
 				// each request has packs of all shards, of devices whose clock goes on with each
 				k := turn.Add(1)
 				got, err := sendPacks(ctx, api, ids[k%fillDevices], begin.Add(time.Duration(k)*fillRecords*time.Millisecond))
@@ -116,11 +126,25 @@ func (ns *nodes) fill(ctx context.Context, n int64) (int64, error) {
 	}
 	wg.Wait()
 	close(errs)
-	var all error
+	all := ctx.Err()
+	stop()
+	watched.Wait()
 	for err := range errs {
 		all = errors.Join(all, err)
 	}
-	return acked.Load(), errors.Join(all, ctx.Err())
+	return acked.Load(), all
+}
+
+// bytes is what all shards keep, each counted once.
+func (ns *nodes) bytes(ctx context.Context) (sum int64) {
+	placed, err := ns.api.ShardReplicas(ctx)
+	if err != nil {
+		return 0
+	}
+	for i := range placed {
+		sum += placed[i].Bytes
+	}
+	return sum
 }
 
 // sendPacks sends a pack of each device, those again that were not taken, and returns how many bytes of text were acked.
