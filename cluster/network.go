@@ -255,8 +255,10 @@ func (n *Network) serve(ctx context.Context, from dunlin.NodeID, method string, 
 
 // Pauses between two attempts to find the others.
 const (
-	joinEvery = 500 * time.Millisecond
-	tellEvery = 5 * time.Second
+	joinEvery    = 500 * time.Millisecond
+	tellEvery    = 5 * time.Second
+	meetWait     = 2 * time.Second
+	conflictWait = 8 * time.Second
 )
 
 // Found finds out which cluster a node with an empty data folder belongs to: the one of the seeds, or a new one. It waits for
@@ -270,6 +272,9 @@ func (n *Network) Found(ctx context.Context, tell func(string)) (Founding, error
 	var told time.Duration
 	for i := 0; ; i++ {
 		_, why := n.gossip.Join(ctx, n.cfg.Seeds)
+		if err := n.hopeless(why, time.Duration(i)*joinEvery); err != nil {
+			return Founding{}, err
+		}
 		f, ok, err := n.ask(ctx)
 		if ok || errors.Is(err, dunlin.ErrForbidden) {
 			return f, err
@@ -357,6 +362,40 @@ func (n *Network) ask(ctx context.Context) (f Founding, ok bool, err error) {
 		return f, true, n.belong(f.Cluster)
 	}
 	return Founding{}, false, err
+}
+
+// hopeless returns an error of a Join that will not go away: another secret, or, after a while, another cluster or a living
+// node of the same name. A former life of this node counts as living for some seconds.
+func (n *Network) hopeless(err error, tried time.Duration) error {
+	if errors.Is(err, dunlin.ErrUnauthenticated) || errors.Is(err, dunlin.ErrConflict) && tried >= conflictWait {
+		return err
+	}
+	return nil
+}
+
+// Meet meets the seeds of a node that belongs to a cluster, if they can be reached now. It fails if they will not have it.
+func (n *Network) Meet(ctx context.Context) error {
+	if len(n.cfg.Seeds) == 0 {
+		return nil
+	}
+	tick := time.NewTicker(joinEvery)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		one, cancel := context.WithTimeout(ctx, meetWait)
+		_, err := n.gossip.Join(one, n.cfg.Seeds)
+		cancel()
+		if !errors.Is(err, dunlin.ErrUnauthenticated) && !errors.Is(err, dunlin.ErrConflict) {
+			return nil // met, or nobody is there: they are looked for as long as the node runs
+		}
+		if err := n.hopeless(err, time.Duration(i)*joinEvery); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("meet the cluster: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // Rejoin meets the others again, as often as it takes, and keeps meeting them: seeds may have been down, and a partition may

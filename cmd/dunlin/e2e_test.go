@@ -62,6 +62,8 @@ type node struct {
 	MQTT string `json:"mqtt"`
 	CoAP string `json:"coap"`
 	PID  int    `json:"pid"`
+
+	Cluster string `json:"cluster"` // where others join it
 }
 
 // output collects what the process prints after its readiness line.

@@ -91,7 +91,7 @@ func (n *Node) connect(ctx context.Context) error {
 	}
 	n.net.run(n, n.network.Run)
 	if !n.newborn {
-		return nil
+		return n.network.Meet(ctx)
 	}
 	f, err := n.network.Found(ctx, func(what string) { n.obs.Log.Info("waiting for the cluster", "for", what) })
 	if err != nil {

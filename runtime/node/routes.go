@@ -22,7 +22,7 @@ import (
 func (n *Node) openRoutes(context.Context) error {
 	var err error
 	n.modules, err = router.NewModules(router.ModulesConfig{Self: n.identity.NodeID, Log: n.obs.Log, Metrics: n.obs.Metrics},
-		router.ModulesDeps{Blobs: n.blobs, Owners: n.cluster, Caller: (*caller)(n)})
+		router.ModulesDeps{Blobs: n.blobs, Owners: n.cluster, Caller: (*caller)(n), Install: n.install})
 	if err != nil {
 		return err
 	}
@@ -33,6 +33,7 @@ func (n *Node) openRoutes(context.Context) error {
 		return err
 	}
 	n.directory.Attach(n.router)
+	n.registry.AttachFleet(n.router)
 	n.feed, err = stream.New(stream.Config{Self: n.identity.NodeID, Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Metrics: n.obs.Metrics},
 		stream.Deps{Local: n.db.Journal(), Replicas: n.cluster, Caller: (*caller)(n)})
 	if err != nil {

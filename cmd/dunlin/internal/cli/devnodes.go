@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dunlin-iot/dunlin/cluster/keys"
 	"github.com/dunlin-iot/dunlin/runtime/config"
 	"github.com/dunlin-iot/dunlin/runtime/node"
 	"github.com/dunlin-iot/dunlin/runtime/observe"
@@ -63,15 +62,15 @@ func (f *devFlags) start(ctx context.Context, env Env, data string) (ns nodes, m
 
 // siblings makes the settings of all nodes of the cluster out of the first one's.
 func (f *devFlags) siblings(first config.Config, data string) ([]config.Config, error) {
-	secret, err := keys.Load(filepath.Join(data, "cluster.key"))
-	if err != nil {
-		secret = keys.NewSecret()
+	key, err := node.ClusterKey(config.Config{Data: data})
+	if err != nil { // a new folder
+		key = node.NewClusterKey()
 	}
 	cfgs := make([]config.Config, f.nodes)
 	port := clusterAt
 	for i := range cfgs {
 		c := first
-		c.Name, c.Zone, c.ClusterKey = fmt.Sprintf("node-%d", i+1), "", secret.String()
+		c.Name, c.Zone, c.ClusterKey = fmt.Sprintf("node-%d", i+1), "", key
 		if c.Cluster, port, err = freeTrio(port); err != nil {
 			return nil, err
 		}
