@@ -7,10 +7,12 @@ MODULES := cmd/dunlin/internal/builtin/modules
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/dunlin-iot/dunlin/cmd/dunlin/internal/cli.version=$(VERSION)
 SEEDS   ?= 2000
+ROUNDS  ?= 100
+SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins dev test lint race fuzz crash bench bench-cluster bench-rooms clean
+.PHONY: help build plugins dev test lint race fuzz crash nemesis bench bench-cluster bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +49,10 @@ fuzz: ## every fuzz target for FUZZ (20s) each
 
 crash: ## the crash suite over SEEDS (2000) seeds
 	$(GO) test ./internal/crash -count=1 -timeout 60m -v -run TestCrash -args -seeds=$(SEEDS)
+
+nemesis: build ## a cluster of real processes, ROUNDS (100) faults from SEED (1); Linux and root for all of them
+	$(GO) build -o bin/nemesis ./internal/nemesis/cmd
+	./bin/nemesis -rounds $(ROUNDS) -seed $(SEED) $(ARGS)
 
 bench: build ## the runtime beside the floor, then its rooms alone; about 15 minutes
 	$(GO) build -o bin/bench ./bench
