@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -141,4 +142,22 @@ func (s *shard) refuse(message any) {
 	default:
 		s.dir.system.DeadLetter.SendUserMessage(s.dir.system.NewLocalPID("shards/"+strconv.Itoa(int(s.id))), message)
 	}
+}
+
+// NotHere reports whether a response to a Tell or an Ask means that the device's shard has another owner: whoever asked may
+// ask again.
+func NotHere(response any) bool {
+	switch m := response.(type) {
+	case *Answer:
+		return errors.Is(m.Err, dunlin.ErrNotOwner)
+	case *Told:
+		return errors.Is(m.Receipt.Err, dunlin.ErrNotOwner)
+	}
+	return false
+}
+
+// IsQuestion reports whether a message may be sent twice. A Tell may not: its uplink may still be on its way.
+func IsQuestion(message any) bool {
+	_, ok := message.(*Ask)
+	return ok
 }

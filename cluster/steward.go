@@ -361,6 +361,9 @@ func (c *Cluster) readPlacements() (*placements, error) {
 			return nil, fmt.Errorf("member %s: %w", p.Key, err)
 		}
 		next.addrs[m.ID] = m
+		if m.State == dunlin.MemberLeft && c.net != nil && m.ID != c.cfg.NodeID {
+			c.net.links.Forget(m.ID)
+		}
 	}
 	c.places.Store(next)
 	c.entries.Store(c.entryVersion(next.addrs))

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/actors"
 	"github.com/dunlin-iot/dunlin/actors/router"
 	"github.com/dunlin-iot/dunlin/actors/sessions"
 	"github.com/dunlin-iot/dunlin/actors/stream"
@@ -78,7 +79,7 @@ func (n *Node) openRemote(context.Context) error {
 	}
 	n.remote, err = placement.Start(placement.Config{System: n.directory.System(), Bind: bind, Advertise: advertise,
 		Self: n.identity.NodeID, Cluster: n.identity.Cluster, Server: server, Client: client, PeerOf: keys.PeerOf,
-		Members: n.cluster.MembersSeen, Serve: n.serve, Log: n.obs.Log, Metrics: n.obs.Metrics})
+		Members: n.cluster.MembersSeen, Serve: n.serve, Again: actors.NotHere, Repeatable: actors.IsQuestion, Log: n.obs.Log, Metrics: n.obs.Metrics})
 	if err != nil {
 		return fmt.Errorf("calls between nodes: %w", err)
 	}
