@@ -12,7 +12,7 @@ SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins dev test lint race fuzz crash nemesis bench bench-cluster bench-rooms clean
+.PHONY: help build plugins dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ fuzz: ## every fuzz target for FUZZ (20s) each
 
 crash: ## the crash suite over SEEDS (2000) seeds
 	$(GO) test ./internal/crash -count=1 -timeout 60m -v -run TestCrash -args -seeds=$(SEEDS)
+
+sim: ## whole clusters in one process over SEEDS (2000) seeds, with every fault there is; a failing seed says how to replay it
+	$(GO) test ./internal/simnet -count=1 -timeout 0 -v -run TestSeeds -args -seeds=$(SEEDS)
 
 nemesis: build ## a cluster of real processes, ROUNDS (100) faults from SEED (1); Linux and root for all of them
 	$(GO) build -o bin/nemesis ./internal/nemesis/cmd

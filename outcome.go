@@ -214,7 +214,7 @@ const (
 	TableDomains     = "domains"
 	TablePlugins     = "plugins"
 	TableCredentials = "credentials"
-	TableMembers     = "members"   // by name; the controller's
+	TableMembers     = "members"   // by id: a wiped node has two rows for a while; the controller's
 	TablePlacement   = "placement" // by shard; the controller's
 	TableCluster     = "cluster"   // what holds for the whole cluster; the controller's
 	TableSessions    = "sessions"  // MQTT sessions; in the shard of the client id

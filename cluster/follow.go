@@ -45,7 +45,9 @@ func (c *Cluster) follow(ctx context.Context) {
 			return
 		}
 		if places.index != seen {
-			if err := c.obey(ctx, places); err != nil {
+			if err := c.obey(ctx, places); errors.Is(err, errLater) {
+				c.cfg.Logger.LogAttrs(ctx, slog.LevelDebug, "a replica was not placed yet", slog.Any("error", err))
+			} else if err != nil {
 				c.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "a replica was not placed", slog.Any("error", err))
 			} else {
 				seen = places.index
@@ -89,18 +91,20 @@ func (c *Cluster) obey(ctx context.Context, places *placements) error {
 		case row.Epoch == 0: // the controller has not seen the shard yet
 		case row.Names(c.cfg.NodeID) && !st.Present:
 			errs = append(errs, c.host.Ensure(id))
-		case !row.Names(c.cfg.NodeID) && st.Present && id != dunlin.MetaShard:
-			removed := row.Was[c.cfg.NodeID]
-			if removed == 0 || st.Applied > removed && holds(st.Conf.Voters, st.Conf.Learners, c.cfg.NodeID) {
-				continue // of an older life of the row: the replica knows better
-			}
-			if err := c.host.Destroy(ctx, id, removed); err != nil {
+		case row.Names(c.cfg.NodeID) || !st.Present || id == dunlin.MetaShard:
+		case !row.Drops(c.cfg.NodeID, st.Applied, holds(st.Conf.Voters, st.Conf.Learners, c.cfg.NodeID)):
+			errs = append(errs, fmt.Errorf("the replica of shard %d is ahead of its placement: %w", id, errLater))
+		default:
+			if err := c.host.Destroy(ctx, id, max(row.Was[c.cfg.NodeID], row.ConfIndex)); err != nil {
 				errs = append(errs, fmt.Errorf("destroy the replica of shard %d: %w", id, err))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// errLater is not worth a warning: the next look is another one.
+var errLater = errors.New("to be looked at again")
 
 func holds(voters, learners []dunlin.NodeID, id dunlin.NodeID) bool {
 	return slices.Contains(voters, id) || slices.Contains(learners, id)

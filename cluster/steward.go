@@ -75,12 +75,26 @@ func (c *Cluster) controlLoop(ctx context.Context) {
 			brain, brainTerm = control.New(c.limits), term
 		}
 		v, err := c.view(ctx)
+		if err == nil {
+			err = c.found(ctx, term)
+		}
 		if err != nil {
 			c.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "the controller can't see the cluster", slog.Any("error", err))
 			continue
 		}
 		c.carryOut(ctx, term, brain.Step(v))
 	}
+}
+
+// found writes down, once, what was decided when the cluster began: whoever controls later goes by that, and not by its own
+// configuration.
+func (c *Cluster) found(ctx context.Context, term uint64) error {
+	rows, err := c.cfg.Store.Rows(dunlin.MetaShard, dunlin.TableCluster, control.ClusterKey, "", 1)
+	if err != nil || len(rows) > 0 && rows[0].Key == control.ClusterKey {
+		return err
+	}
+	row := control.Cluster{ID: c.cfg.ClusterID, Shards: c.cfg.Shards, Replication: c.cfg.Replication, Born: c.cfg.Clock()}
+	return c.put(ctx, term, []dunlin.Put{{Table: dunlin.TableCluster, Key: control.ClusterKey, Value: control.EncodeCluster(&row)}})
 }
 
 // carryOut does what the plan says. Rows are written in one entry; what owners are asked for runs beside.
@@ -203,6 +217,13 @@ func (c *Cluster) view(ctx context.Context) (*control.View, error) {
 		return nil, err
 	}
 	for _, p := range requests {
+		if p.Key == control.ClusterKey {
+			row, err := control.DecodeCluster(p.Value)
+			if err != nil {
+				return nil, err
+			}
+			v.Replication = row.Replication
+		}
 		if !control.IsRequestKey(p.Key) {
 			continue
 		}
