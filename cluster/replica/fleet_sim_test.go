@@ -57,8 +57,8 @@ type doom struct {
 	index uint64
 }
 
-func newFleetSim(seed uint64, nodes, shards int, fault planted) (*fleetSim, error) {
-	s := &fleetSim{fleet: newFleet(seed, nodes, shards, []uint64{1, 2, 3}), rng: newRand(seed), fault: fault, open: map[string]bool{},
+func newFleetSim(seed uint64, nodes, voters, shards int, fault planted) (*fleetSim, error) {
+	s := &fleetSim{fleet: newFleet(seed, nodes, shards, []uint64{1, 2, 3, 4, 5}[:voters]), rng: newRand(seed), fault: fault, open: map[string]bool{},
 		owners: map[string]uint64{}, top: make([]uint64, shards)}
 	for range shards {
 		s.acked, s.log = append(s.acked, map[string]uint64{}), append(s.log, map[uint64]string{})
@@ -451,7 +451,7 @@ func (s *fleetSim) picture(sh dunlin.ShardID) (out string) {
 	return out
 }
 
-func runFleet(seed uint64, nodes, shards, steps int, fault planted) (s *fleetSim, err error) {
+func runFleet(seed uint64, nodes, voters, steps int, fault planted) (s *fleetSim, err error) {
 	if os.Getenv("REPLICA_PANIC") == "" {
 		defer func() {
 			if r := recover(); r != nil {
@@ -459,7 +459,7 @@ func runFleet(seed uint64, nodes, shards, steps int, fault planted) (s *fleetSim
 			}
 		}()
 	}
-	if s, err = newFleetSim(seed, nodes, shards, fault); err != nil {
+	if s, err = newFleetSim(seed, nodes, voters, 2, fault); err != nil {
 		return nil, err
 	}
 	for range steps {
@@ -470,36 +470,42 @@ func runFleet(seed uint64, nodes, shards, steps int, fault planted) (s *fleetSim
 	return s, s.heal()
 }
 
-// TestFleetSimulation runs clusters of five nodes, with shards of three replicas on the move between them, from seeds:
+// TestFleetSimulation runs clusters from seeds: shards of three replicas on the move between five nodes, and of five between six;
 // messages lost, repeated and reordered, one-way cuts, crashes that lose what was not synced, snapshots. A failure names its
 // seed; REPLICA_SEED runs one, REPLICA_SEEDS so many.
 func TestFleetSimulation(t *testing.T) {
 	t.Parallel()
-	first, seeds := uint64(0), 60
-	if v := os.Getenv("REPLICA_SEED"); v != "" {
-		first, _ = strconv.ParseUint(v, 10, 64)
-		seeds = 1
-	}
-	if v := os.Getenv("REPLICA_SEEDS"); v != "" {
-		seeds, _ = strconv.Atoi(v)
-	}
-	acked, owners, moves, installs, reads := 0, 0, 0, 0, 0
-	for i := range seeds {
-		s, err := runFleet(first+uint64(i), 5, 2, 12000, planted{})
-		if err != nil {
-			t.Fatalf("seed %d: %v", first+uint64(i), err)
-		}
-		for _, a := range s.acked {
-			acked += len(a)
-		}
-		for _, n := range s.nodes {
-			installs += n.disk.installs
-		}
-		owners, moves, reads = owners+len(s.owners), moves+s.moves, reads+s.reads
-	}
-	t.Logf("%d seeds: %d entries acknowledged, %d ownerships, %d replicas moved, %d snapshots installed, %d reads", seeds, acked, owners, moves, installs, reads)
-	if seeds > 1 && (acked < 20*seeds || owners < 2*seeds || moves < seeds || installs < seeds || reads < seeds) {
-		t.Error("that is too little to show anything")
+	for _, c := range []struct{ nodes, voters, seeds int }{{5, 3, 60}, {6, 5, 20}} {
+		t.Run(fmt.Sprintf("%d replicas on %d nodes", c.voters, c.nodes), func(t *testing.T) {
+			t.Parallel()
+			first := uint64(0)
+			if v := os.Getenv("REPLICA_SEED"); v != "" {
+				first, _ = strconv.ParseUint(v, 10, 64)
+				c.seeds = 1
+			}
+			if v := os.Getenv("REPLICA_SEEDS"); v != "" {
+				c.seeds, _ = strconv.Atoi(v)
+			}
+			acked, owners, moves, installs, reads := 0, 0, 0, 0, 0
+			for i := range c.seeds {
+				s, err := runFleet(first+uint64(i), c.nodes, c.voters, 12000, planted{})
+				if err != nil {
+					t.Fatalf("seed %d: %v", first+uint64(i), err)
+				}
+				for _, a := range s.acked {
+					acked += len(a)
+				}
+				for _, n := range s.nodes {
+					installs += n.disk.installs
+				}
+				owners, moves, reads = owners+len(s.owners), moves+s.moves, reads+s.reads
+			}
+			t.Logf("%d seeds: %d entries acknowledged, %d ownerships, %d replicas moved, %d snapshots installed, %d reads",
+				c.seeds, acked, owners, moves, installs, reads)
+			if n := c.seeds; n > 10 && (acked < 10*n || owners < 2*n || moves < n/2 || installs < n/2 || reads < n) {
+				t.Error("that is too little to show anything")
+			}
+		})
 	}
 }
 
@@ -509,7 +515,7 @@ func TestFleetSimulationFindsPlantedFaults(t *testing.T) {
 	for name, fault := range map[string]planted{"no fsync": {unsynced: true}, "truncating to the index in memory": {eager: true}} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(40) {
-				if _, err := runFleet(seed, 5, 2, 12000, fault); err != nil {
+				if _, err := runFleet(seed, 5, 3, 12000, fault); err != nil {
 					t.Logf("seed %d: %v", seed, err)
 					return
 				}
