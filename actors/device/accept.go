@@ -33,7 +33,7 @@ func (m *Machine) Accept(u *dunlin.Uplink, r *Rules) (Verdict, dunlin.Receipt) {
 	if err := m.admit(u, r); err != nil {
 		return Answered, dunlin.Receipt{Err: err}
 	}
-	if u.Flags&(dunlin.FlagMayRepeat|dunlin.FlagForwarded) != 0 && u.MessageID != 0 {
+	if (u.Flags&(dunlin.FlagMayRepeat|dunlin.FlagForwarded) != 0 || m.overtaken(u)) && u.MessageID != 0 {
 		if seen, ok := m.seen(u); ok {
 			return Answered, dunlin.Receipt{Seq: seen.Seq, Duplicate: true}
 		}
@@ -88,20 +88,32 @@ func (m *Machine) admit(u *dunlin.Uplink, r *Rules) error {
 	return nil
 }
 
-// seen finds u in the dedupe window.
-func (m *Machine) seen(u *dunlin.Uplink) (dunlin.SeenMessage, bool) {
+// seen finds u in the dedupe window: itself before one that it might be the original of.
+func (m *Machine) seen(u *dunlin.Uplink) (found dunlin.SeenMessage, ok bool) {
 	for i := len(m.state.Seen) - 1; i >= 0; i-- {
-		if s := m.state.Seen[i]; s.ID == u.MessageID && repeats(u, s.At) {
+		switch s := m.state.Seen[i]; {
+		case s.ID != u.MessageID:
+		case s.At == u.Received && repeats(u, s.At):
 			return s, true
+		case !ok && repeats(u, s.At):
+			found, ok = s, true
 		}
 	}
-	return dunlin.SeenMessage{}, false
+	return found, ok
+}
+
+// overtaken reports that something newer than u is here already. A device that got no answer sends again, to another node, and
+// then the first node's uplink may come last: it does not say that it may be a repetition, because it is the original.
+func (m *Machine) overtaken(u *dunlin.Uplink) bool {
+	n := len(m.state.Seen)
+	return n > 0 && m.state.Seen[n-1].At > u.Received || m.turn.tail != nil && m.turn.tail.Received > u.Received
 }
 
 // repeats reports that u is the message of the same id that was received at that time. What another node forwards may be the
-// very same uplink once more; whether it may be a repetition by its sender is another question, with less exact an answer.
+// very same uplink once more; whether it may be a repetition by its sender is another question, with less exact an answer. And
+// one that was received before a message of its id is that one's original: new ones are received after all that were.
 func repeats(u *dunlin.Uplink, at dunlin.Time) bool {
-	return u.Flags&dunlin.FlagForwarded != 0 && u.Received == at || u.Flags&dunlin.FlagMayRepeat != 0 && !stale(u, at)
+	return u.Flags&dunlin.FlagForwarded != 0 && u.Received == at || u.Flags&dunlin.FlagMayRepeat != 0 && !stale(u, at) || at > u.Received
 }
 
 // stale reports that a message seen at that time is not the same as u although their ids are.

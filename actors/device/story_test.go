@@ -291,7 +291,7 @@ func TestReceiptsMatch(t *testing.T) {
 }
 
 // TestForwarded: what another node forwards once more is the same uplink, by its message id and receipt; another uplink of the same
-// message id, as MQTT's packet ids come again, is another.
+// message id, as MQTT's packet ids come again, is another, if it was received later.
 func TestForwarded(t *testing.T) {
 	m := Make(dunlin.DeviceState{DeviceKey: dunlin.DeviceKey{Tenant: "t", Device: "d"}})
 	rules := &Rules{Domain: "x", Register: true}
@@ -325,6 +325,9 @@ func TestForwarded(t *testing.T) {
 		{300, again | forwarded, Answered, 2}, // DUP: its sender says so
 		{400, 0, Taken, 3},
 		{400, forwarded, Answered, 3}, // first tried here, then elsewhere
+		{350, 0, Answered, 3},         // comes after its own repetition, which went another way
+		{350, forwarded, Answered, 3},
+		{500, 0, Taken, 4},
 	} {
 		if v, r := take(4711, step.at, step.flags); v != step.want || r.Seq != step.seq || r.Duplicate != (step.want == Answered) {
 			t.Errorf("step %d: verdict %d, %+v", i, v, r)

@@ -343,7 +343,7 @@ func uplink(dev string, v int, l *ledger) *dunlin.Uplink {
 	u.Kind, u.Format, u.Received = dunlin.InputTelemetry, dunlin.FormatSenMLJSON, dunlin.Time(1_700_000_000_000_000+v)
 	switch v % 3 {
 	case 0:
-		u.MessageID = 4711
+		u.MessageID = uint64(4711 + v%1500) // an id comes again when the message before has its answer, not earlier
 	case 1:
 		u.MessageID, u.Flags = uint64(1_000_000+v), dunlin.FlagMayRepeat
 	}
