@@ -61,6 +61,7 @@ type Gateway struct {
 	buffers    sync.Pool // *[]byte of readSize
 	inputBytes atomic.Int64
 	wheel      *wheel
+	heart      heart
 	tickTurn   *turn // of the wheel's goroutine
 	refusals   refusalLog
 	sessions   sessions
@@ -334,6 +335,7 @@ func (g *Gateway) tick(ctx context.Context) {
 	for {
 		select {
 		case <-ticker.C:
+			g.heart.beat(g.now())
 			g.wheel.advance(g.now())
 			g.keeper.sweep(g.now())
 		case <-ctx.Done():

@@ -251,7 +251,7 @@ func (m *machine) fill(t *turn, s *slot, p *publish) error {
 	}
 	if p.qos > 0 {
 		u.MessageID = messageID(m.clientHash, p.id, p.payload)
-		if p.dup {
+		if p.dup || t.g.heart.stood(t.now) {
 			u.Flags = dunlin.FlagMayRepeat
 		}
 	}
