@@ -79,6 +79,7 @@ type Bench struct {
 	procs []*proc // the cluster's, and one more that may join
 	fleet *fleet
 	subs  *subscriber
+	book  *chronicle
 	rng   *rand.Rand
 	http  *http.Client
 	wg    sync.WaitGroup // watchers of processes
@@ -156,7 +157,10 @@ func (b *Bench) run(ctx context.Context, r *Report) (err error) {
 		return err
 	}
 	b.subs = newSubscriber(b)
+	b.book = &chronicle{b: b}
+	b.book.mu.turns = map[string]map[uint64]turn{}
 	wg.Go(func() { b.subs.run(play) })
+	wg.Go(func() { b.book.run(play) })
 	wg.Go(func() { b.fleet.run(play) })
 	return b.rounds(ctx, r)
 }

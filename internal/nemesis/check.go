@@ -112,7 +112,8 @@ func (b *Bench) checkDevice(ctx context.Context, d *device, all []write, from in
 		return c, err
 	}
 	if more := int(twin.Version) - len(all) - d.more; more != 0 {
-		text := fmt.Sprintf("%s had %d turns for %d readings, %d more than they should since the last look; sent more than once were:", d.id, twin.Version, len(all), more)
+		text := fmt.Sprintf("%s had %d turns for %d readings, %+d since the last look", d.id, twin.Version, len(all), more)
+		text += "\n    " + b.book.twice(d.id, uint64(from))
 		for _, w := range all[from:] {
 			if w.tries > 1 {
 				text += fmt.Sprintf("\n    reading of %d, value %d: %s", w.at, w.value, strings.Join(w.story, "; "))
