@@ -111,6 +111,16 @@ func (p *process) profileFor(dir, part string, d time.Duration) {
 	}
 }
 
+// metricsTo keeps the metrics as they are now in dir, if there is one.
+func (p *process) metricsTo(dir, part string) {
+	if dir == "" || p.Admin == "" {
+		return
+	}
+	if err := fetch("http://"+p.Admin+"/metrics", filepath.Join(dir, part+"-"+p.name+"-metrics.txt")); err != nil {
+		say("metrics: %v", err)
+	}
+}
+
 func fetch(url, file string) error {
 	resp, err := http.Get(url)
 	if err != nil {

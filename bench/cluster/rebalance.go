@@ -26,7 +26,8 @@ const (
 	fillWorkers = 2  // a node
 )
 
-var lightLoad = traffic{name: "light", clients: 99, rate: 200}
+// lightLoad is of the same devices all the time, and its warm-up is long enough for their first readings, which register them.
+var lightLoad = traffic{name: "light", clients: 99, rate: 200, warmup: time.Second}
 
 // rebalance fills the shards, starts a fourth node, and measures how long it takes until that one has its share, and what
 // this does to the acks of a light load.
@@ -47,15 +48,26 @@ func rebalance(ctx context.Context, o options) error {
 	if err := wait(ctx, 10*time.Second); err != nil { // what the filling left to flush and compact
 		return err
 	}
-	before, err := ns.load(ctx, lightLoad, 20*time.Second, func() {}, "light-before")
+	if _, err := ns.load(ctx, lightLoad, 2*time.Second, func() {}, "light"); err != nil {
+		return err
+	}
+	before, err := ns.load(ctx, lightLoad, 20*time.Second, func() {}, "light")
 	if err != nil {
 		return err
 	}
+	say("rebalance: p99 %.1f ms before", ms(before.Ack, 99))
 	start = time.Now()
 	if err := ns.add(ctx, true); err != nil {
 		return err
 	}
+	for _, p := range ns.all {
+		p.metricsTo(o.profile, "rebalance-before")
+		p.profileFor(o.profile, "rebalance", 15*time.Second)
+	}
 	during, took, err := ns.whileMoving(ctx, start)
+	for _, p := range ns.all {
+		p.metricsTo(o.profile, "rebalance-after")
+	}
 	if err != nil {
 		return err
 	}
@@ -211,11 +223,11 @@ func (ns *nodes) whileMoving(ctx context.Context, start time.Time) (*hdrhistogra
 	var wg sync.WaitGroup
 	var watched error
 	wg.Go(func() {
-		watched = until(ctx, 20*time.Minute, 250*time.Millisecond, "balance", func() bool { return ns.balanced(ctx) })
+		watched = until(ctx, 20*time.Minute, time.Second, "balance", func() bool { return ns.balanced(ctx) })
 		took.Store(int64(time.Since(start)))
 	})
-	for i := 0; took.Load() == 0; i++ {
-		res, err := first.load(ctx, lightLoad, 5*time.Second, func() {}, fmt.Sprintf("light-during-%d", i))
+	for took.Load() == 0 {
+		res, err := first.load(ctx, lightLoad, 5*time.Second, func() {}, "light")
 		if err != nil {
 			wg.Wait()
 			return nil, 0, err
