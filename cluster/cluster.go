@@ -255,15 +255,15 @@ func (c *Cluster) Fresh(sh dunlin.ShardID) (time.Duration, bool) {
 	return s.Heard, s.Present && s.Initialised && s.Heard >= 0
 }
 
-// Ready returns nil once every shard has an owner and this node knows it, and knows what the meta shard says; before that,
+// Ready returns nil while every shard has a living owner that this node knows, and knows what the meta shard says; before that,
 // ErrUnavailable with what is missing.
 func (c *Cluster) Ready() error {
 	if !c.fresh.Load() {
 		return fmt.Errorf("%w: the registry is not up to date yet", dunlin.ErrUnavailable)
 	}
 	for sh := range c.cfg.Shards {
-		if _, _, ok := c.Owner(dunlin.ShardID(sh)); !ok {
-			return fmt.Errorf("%w: shard %d has no owner yet", dunlin.ErrUnavailable, sh)
+		if id, _, ok := c.Owner(dunlin.ShardID(sh)); !ok || !c.Alive(id) {
+			return fmt.Errorf("%w: shard %d has no owner", dunlin.ErrUnavailable, sh)
 		}
 	}
 	if !c.formed.Load() {
