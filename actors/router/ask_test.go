@@ -158,6 +158,14 @@ func TestFleet(t *testing.T) {
 				t.Errorf("node %d answers\n%s\nnode 1\n%s", node, got, want)
 			}
 		}
+		m.owner[1], m.owner[2] = 0, 0 // nobody knows their newest, and all else is known at every node
+		for id, n := range m.nodes {
+			p, err := n.router.Devices(t.Context(), dunlin.DevicesQuery{Limit: 100})
+			if err != nil || len(p.Missing) != 2 || p.Missing[0].Shard != 1 || p.Missing[1].Shard != 2 {
+				t.Errorf("two shards without an owner, asked at node %d: %v, missing %+v", id, err, p.Missing)
+			}
+		}
+		m.owner[1], m.owner[2] = m.replicas[1][0], m.replicas[2][0]
 		m.took()
 		m.silence(true, 3) // its shards have replicas elsewhere
 		if p, err := m.nodes[1].router.Alerts(t.Context(), dunlin.AlertsQuery{Limit: 100}); err != nil || len(p.Alerts) != 40 || len(p.Missing) > 0 {

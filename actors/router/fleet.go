@@ -14,8 +14,9 @@ import (
 
 // Bounds of a question to the fleet.
 const (
-	fanMax   = 8 // nodes asked, or replicas here made fresh, at a time
-	roundMax = 2 // a shard whose node failed is asked of another one once
+	fanMax   = 8   // nodes asked at a time
+	freshMax = 256 // replicas here made fresh at a time: one that can't be must not hold up others
+	roundMax = 2   // a shard whose node failed is asked of another one once
 )
 
 // Limits of pages, as the store and the registry have them.
@@ -207,7 +208,8 @@ func (r *Router) shardsOf(t dunlin.Tenant, dev dunlin.DeviceID) []dunlin.ShardID
 	return all
 }
 
-// readableOf makes replicas here fresh, and says which could not be.
+// readableOf makes replicas here fresh, and says which could not be. It takes half of AskMax: who asks from another node waits
+// no longer than AskMax, and if that were over first, shards without an owner would take all others in the question along.
 func (r *Router) readableOf(ctx context.Context, shards []dunlin.ShardID) (fresh []dunlin.ShardID, missing []dunlin.MissingShard) {
 	errs := make([]error, len(shards))
 	var waiting []int
@@ -222,7 +224,9 @@ func (r *Router) readableOf(ctx context.Context, shards []dunlin.ShardID) (fresh
 			waiting = append(waiting, i)
 		}
 	}
-	each(waiting, func(i int) { errs[i] = r.readable(ctx, shards[i]) })
+	wait, cancel := context.WithTimeoutCause(ctx, r.cfg.AskMax/2, errNobody)
+	defer cancel()
+	each(waiting, freshMax, func(i int) { errs[i] = r.readable(wait, shards[i]) })
 	for i, err := range errs {
 		if err == nil {
 			fresh = append(fresh, shards[i])
@@ -233,14 +237,14 @@ func (r *Router) readableOf(ctx context.Context, shards []dunlin.ShardID) (fresh
 	return fresh, missing
 }
 
-// each calls f for each of the list, a few at a time, and returns when all have returned.
-func each[T any](list []T, f func(T)) {
+// each calls f for each of the list, at most so many at a time, and returns when all have returned.
+func each[T any](list []T, most int, f func(T)) {
 	if len(list) == 1 {
 		f(list[0])
 		return
 	}
 	var all sync.WaitGroup
-	slots := make(chan struct{}, fanMax) // what its name says
+	slots := make(chan struct{}, most) // the calls under way
 	for _, v := range list {
 		slots <- struct{}{}
 		all.Go(func() {
@@ -270,7 +274,7 @@ func gather[P any](ctx context.Context, r *Router, shards []dunlin.ShardID, here
 		var groups []*group[P]
 		var nowhere []dunlin.MissingShard
 		groups, nowhere = grouped[P](r, shards, tried)
-		each(groups, func(g *group[P]) {
+		each(groups, fanMax, func(g *group[P]) {
 			if g.node == r.cfg.Self {
 				g.page, g.missing, g.err = here(g.shards)
 			} else {

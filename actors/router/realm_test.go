@@ -110,6 +110,9 @@ func (r *resident) Call(ctx context.Context, to dunlin.NodeID, method string, bo
 		return nil, ctx.Err()
 	}
 	reply, err := r.nodes[to].router.Serve(ctx, r.id, method, body)
+	if ctx.Err() != nil { // the answer comes to nobody
+		return nil, ctx.Err()
+	}
 	if strings.HasPrefix(method, "reg/") && r.replyErr != nil {
 		return nil, r.replyErr
 	}
