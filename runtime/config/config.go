@@ -114,7 +114,20 @@ func Load(file string, getenv func(string) string, flags map[string]any) (Config
 	if err := k.Unmarshal("", &c); err != nil {
 		return Config{}, fmt.Errorf("config: %w", err)
 	}
+	c.Join = split(c.Join)
 	return c, c.Validate()
+}
+
+// split takes members to join apart: a flag and the environment give several as one text with commas.
+func split(joined []string) (out []string) {
+	for _, s := range joined {
+		for one := range strings.SplitSeq(s, ",") {
+			if one = strings.TrimSpace(one); one != "" {
+				out = append(out, one)
+			}
+		}
+	}
+	return out
 }
 
 // Validate says everything that is wrong at once.

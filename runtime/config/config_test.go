@@ -42,6 +42,26 @@ func TestBadSettingsAreAllNamed(t *testing.T) {
 	}
 }
 
+func TestMembersToJoinComeWithCommas(t *testing.T) {
+	env := func(k string) string { return map[string]string{"DUNLIN_JOIN": "10.0.0.1, 10.0.0.2:7000,"}[k] }
+	c, err := Load("", env, map[string]any{"cluster": "10.0.0.3:7946"})
+	if err != nil || strings.Join(c.Join, "|") != "10.0.0.1|10.0.0.2:7000" {
+		t.Errorf("from the environment: %q, %v", c.Join, err)
+	}
+	c, err = Load("", env, map[string]any{"cluster": "10.0.0.3:7946", "join": "dns:nodes.example"})
+	if err != nil || strings.Join(c.Join, "|") != "dns:nodes.example" {
+		t.Errorf("from a flag: %q, %v", c.Join, err)
+	}
+	file := filepath.Join(t.TempDir(), "dunlin.yaml")
+	if err := os.WriteFile(file, []byte("cluster: 10.0.0.3:7946\njoin: [10.0.0.1, 10.0.0.2]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err = Load(file, none, nil)
+	if err != nil || strings.Join(c.Join, "|") != "10.0.0.1|10.0.0.2" {
+		t.Errorf("from a file: %q, %v", c.Join, err)
+	}
+}
+
 func TestUnknownKeyIsRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "dunlin.yaml")
 	if err := os.WriteFile(file, []byte("htpp: 127.0.0.1:1\n"), 0o600); err != nil {
