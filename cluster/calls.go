@@ -84,6 +84,9 @@ func (c *Cluster) callController(ctx context.Context, method string, in, out any
 			return err
 		}
 	}
+	if errors.Is(err, dunlin.ErrNotOwner) {
+		return fmt.Errorf("%w: no member that can be reached is the controller: shard %d has no owner", dunlin.ErrUnavailable, dunlin.MetaShard)
+	}
 	return err
 }
 

@@ -91,7 +91,7 @@ func Connect(cfg NetworkConfig) (_ *Network, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster key: %w", err)
 	}
-	host, port, err := split(cfg.Bind, 1)
+	host, port, err := split(cfg.Bind, linksOffset)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +118,9 @@ func Connect(cfg NetworkConfig) (_ *Network, err error) {
 	n.look()
 	return n, nil
 }
+
+// linksOffset is from the port of gossip to the one of the links. A member's row has the latter.
+const linksOffset = 1
 
 // split returns the host of addr, and its port plus off; port 0 stays.
 func split(addr string, off int) (host, port string, err error) {
@@ -301,10 +304,12 @@ func (n *Network) waitsFor(why error) string {
 	switch {
 	case n.cfg.Expect > 1 && newcomers < n.cfg.Expect && alive == newcomers:
 		return fmt.Sprintf("%d of %d nodes are here to found the cluster", newcomers, n.cfg.Expect)
+	case errors.Is(why, dunlin.ErrConflict):
+		return fmt.Sprintf("the cluster does not let this node in, unless that changes within seconds: %v", why)
 	case why != nil:
 		return fmt.Sprintf("no member of the cluster can be reached yet: %v", why)
 	}
-	return "waiting for a member of the cluster to answer"
+	return "a member of the cluster to answer"
 }
 
 // count returns how many nodes are alive, this one included, and how many of them belong to no cluster yet.
@@ -402,6 +407,7 @@ func (n *Network) Meet(ctx context.Context) error {
 // have made both sides forget each other. It returns when ctx ends.
 func (n *Network) Rejoin(ctx context.Context, seeds func() []string) error {
 	pause := joinEvery
+	told := false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -411,8 +417,13 @@ func (n *Network) Rejoin(ctx context.Context, seeds func() []string) error {
 			return nil
 		}
 		if s := n.missing(seeds()); len(s) > 0 {
-			if _, err := n.gossip.Join(ctx, s); err != nil {
-				n.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "members can't be reached", slog.Any("error", err))
+			level := slog.LevelInfo
+			if told { // once an outage
+				level = slog.LevelDebug
+			}
+			_, err := n.gossip.Join(ctx, s)
+			if told = err != nil; told && ctx.Err() == nil {
+				n.cfg.Log.LogAttrs(ctx, level, "members can't be reached, and are called again and again", slog.Any("error", err))
 			}
 			pause = min(2*pause, 5*time.Second)
 		} else {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -195,7 +196,10 @@ func (c *Cluster) view(ctx context.Context) (*control.View, error) {
 		if r == nil {
 			continue
 		}
-		m.Replicas, m.Leads, m.DiskUsed, m.DiskFree = r.Replicas, len(r.Shards), r.DiskUsed, r.DiskFree
+		m.Replicas, m.DiskUsed, m.DiskFree = r.Replicas, r.DiskUsed, r.DiskFree
+		if m.Alive { // the dead own nothing, whatever they said last
+			m.Leads = len(r.Shards)
+		}
 		for j := range r.Shards {
 			s := &r.Shards[j]
 			if old := owns[s.Shard]; old == nil || old.Term < s.Term {
@@ -326,6 +330,9 @@ func (c *Cluster) memberRows() ([]control.Member, error) {
 			return nil, fmt.Errorf("member %s: %w", p.Key, err)
 		}
 		m.Alive = c.Alive(m.ID)
+		if c.net != nil {
+			m.Gossip = c.gossipAddr(&m)
+		}
 		if c.net != nil && !m.Alive {
 			if s, ok := c.net.Seen(m.ID); ok {
 				m.DownFor = dunlin.Duration(max(now.Sub(s.Since), 0))
@@ -421,12 +428,28 @@ func (c *Cluster) peerAddr(id dunlin.NodeID) (string, bool) {
 	return m.Peer, ok && m.Peer != ""
 }
 
+// gossipAddr is where a member gossips: as gossip sees it, else next to the links that its row names.
+func (c *Cluster) gossipAddr(m *control.Member) string {
+	if s, ok := c.net.Seen(m.ID); ok && s.Addr != "" {
+		return s.Addr
+	}
+	host, port, err := net.SplitHostPort(m.Peer)
+	if err != nil {
+		return ""
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil || p <= linksOffset {
+		return ""
+	}
+	return net.JoinHostPort(host, strconv.Itoa(p-linksOffset))
+}
+
 // seeds are the members that this node knows of, for gossip to meet again.
 func (c *Cluster) seeds() []string {
 	out := slices.Clone(c.net.cfg.Seeds)
 	for _, m := range c.places.Load().addrs {
-		if m.ID != c.cfg.NodeID && m.State != dunlin.MemberLeft && m.Gossip != "" && !slices.Contains(out, m.Gossip) {
-			out = append(out, m.Gossip)
+		if addr := c.gossipAddr(&m); m.ID != c.cfg.NodeID && m.State != dunlin.MemberLeft && addr != "" && !slices.Contains(out, addr) {
+			out = append(out, addr)
 		}
 	}
 	return out
