@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 
@@ -56,7 +57,54 @@ func (n *Node) openDoors(context.Context) error {
 		*d.addr = d.Addr().String()
 		n.outer.run(n, d.Serve)
 	}
+	if n.network != nil { // the port may be known only now
+		if err := n.network.SetServices(n.remote.Addr(), n.announced(n.addrs.HTTP)); err != nil {
+			return err
+		}
+	}
 	return n.openAdmin()
+}
+
+// vacant sees to it that the addresses where this node will listen are free, before others are told of it: a node that joins
+// and then ends because its HTTP port is taken would leave a dead member behind.
+func (n *Node) vacant(ctx context.Context) error {
+	addrs := []struct{ name, network, addr string }{{"CoAP", "udp", n.cfg.CoAP}, {"MQTT", "tcp", n.cfg.MQTT}, {"HTTP", "tcp", n.cfg.HTTP}, {"admin", "tcp", n.cfg.Admin}}
+	if n.cfg.Cluster != "" {
+		calls, err := offset(n.cfg.Cluster, 2)
+		if err != nil {
+			return err
+		}
+		addrs = append(addrs, struct{ name, network, addr string }{"calls between nodes", "tcp", calls})
+	}
+	var lc net.ListenConfig
+	for _, a := range addrs {
+		var held io.Closer
+		var err error
+		switch {
+		case a.addr == "":
+			continue
+		case a.network == "udp":
+			held, err = lc.ListenPacket(ctx, a.network, a.addr)
+		default:
+			held, err = lc.Listen(ctx, a.network, a.addr)
+		}
+		if err == nil {
+			err = held.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+	}
+	return nil
+}
+
+// announced is an address of the HTTP API as others are told it: on the host where they reach this node, if it is bound to all.
+func (n *Node) announced(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || advertised(host) != "" {
+		return addr
+	}
+	return net.JoinHostPort(hostOf(n.network.Addr()), port)
 }
 
 func (n *Node) openAdmin() error {

@@ -95,7 +95,7 @@ func Start(ctx context.Context, cfg config.Config, obs *observe.Observer) (*Node
 	for _, l := range []*layer{&n.net, &n.inner, &n.middle, &n.outer} {
 		l.ctx, l.cancel = context.WithCancel(base)
 	}
-	for _, step := range []func(context.Context) error{n.identify, n.openStore, n.openCluster, n.openPlugins, n.openRegistry, n.openActors,
+	for _, step := range []func(context.Context) error{n.vacant, n.identify, n.openStore, n.openCluster, n.openPlugins, n.openRegistry, n.openActors,
 		n.openRoutes, n.openRemote, n.runInner, n.guard, n.openDoors} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close())

@@ -83,7 +83,7 @@ func (n *Node) openRemote(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("calls between nodes: %w", err)
 	}
-	return n.network.SetServices(n.remote.Addr(), n.cfg.HTTP)
+	return n.network.SetServices(n.remote.Addr(), n.announced(n.cfg.HTTP))
 }
 
 // offset is addr with another port: gossip, links and calls stand next to each other.
