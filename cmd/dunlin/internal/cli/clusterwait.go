@@ -391,6 +391,9 @@ func (o *order) move(c *cobra.Command, sh dunlin.ShardID, from, to string) error
 	}
 	owner := holds(before, to)
 	if from == "" && !owner {
+		if err := o.explainCluster(ctx, cl, dunlin.ErrNotFound, to); !errors.Is(err, dunlin.ErrNotFound) { // there is no such member
+			return err
+		}
 		return fmt.Errorf("%s has no replica of shard %d, so say with --from whose it is to take the place of; they are on %s", to, sh, replicasOf(before))
 	}
 	if err := cl.MoveReplica(ctx, sh, from, to); err != nil {
