@@ -32,6 +32,7 @@ type reader struct {
 	first    *dunlin.Uplink // the chain that this turn of the loop hands over
 	last     *dunlin.Uplink
 	received dunlin.Time // of this turn of the loop
+	stamped  dunlin.Time // receipt of the last uplink: two of one turn differ, or of two readings without a time one is lost
 	now      time.Duration
 	armed    time.Duration // the socket's deadline; never if there is none
 	moved    bool          // somebody else may have changed the deadline

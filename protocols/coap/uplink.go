@@ -137,7 +137,8 @@ func (rd *reader) uplink(in *inbound, p dunlin.Principal, format dunlin.ContentF
 	u := &c.up
 	u.DeviceKey, u.Sender, u.Waiter = key, p, c
 	u.Flags = dunlin.FlagMayRepeat | dunlin.FlagExchange
-	u.Format, u.MessageID, u.Received = format, in.ID, rd.received
+	rd.stamped = max(rd.received, rd.stamped+1)
+	u.Format, u.MessageID, u.Received = format, in.ID, rd.stamped
 	if p.Kind != dunlin.PrincipalOpen && p.ID != string(dev) {
 		u.Input.Sender = p.ID
 	}

@@ -91,7 +91,7 @@ func (g *Gateway) serveBatch(c *call, r *http.Request) {
 // uplinks decodes the items that can be sent and chains them in order; the others keep their error.
 func (b *batch) uplinks(c *call, key string) (first *dunlin.Uplink, n int, err error) {
 	ups := make([]dunlin.Uplink, len(b.items))
-	received := b.g.cfg.Clock()
+	received := b.g.cfg.Clock() // of the first; each differs, or of two readings without a time one is lost
 	next := &first
 	for i := range b.items {
 		item := &b.items[i]
@@ -115,7 +115,7 @@ func (b *batch) uplinks(c *call, key string) (first *dunlin.Uplink, n int, err e
 		}
 		u := &ups[i]
 		u.DeviceKey, u.Sender, u.Waiter, u.Tag = dev, c.principal, b, uint64(i)
-		u.Input = dunlin.Input{Flags: flags, Format: item.format, MessageID: id, Received: received, Sender: senderOf(c.principal, dev.Device)}
+		u.Input = dunlin.Input{Flags: flags, Format: item.format, MessageID: id, Received: received + dunlin.Time(n), Sender: senderOf(c.principal, dev.Device)}
 		if item.err = b.g.deps.Decoder.Decode(u, item.body); item.err != nil {
 			continue
 		}

@@ -36,8 +36,14 @@ func TestAckOrder(t *testing.T) {
 			}
 			c.send(pks...)
 			eventually(t, "60 uplinks", func() bool { return s.count() == 60 })
+			next := dunlin.Time(1 << 62)
 			for i := range 60 {
-				s.answer(s.take(59-i), nil)
+				u := s.take(59 - i)
+				if u.Received >= next { // then of two readings without a time one is lost
+					t.Errorf("publishes %d and %d were received at %v and %v", 59-i, 60-i, u.Received, next)
+				}
+				next = u.Received
+				s.answer(u, nil)
 			}
 			for i := range 60 {
 				if pk := c.expect(typePuback); int(pk.PacketID) != i+1 {

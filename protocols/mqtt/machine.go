@@ -44,6 +44,7 @@ type machine struct {
 	principal  dunlin.Principal
 	client     string
 	clientHash uint64
+	stamped    dunlin.Time // receipt of the last PUBLISH
 	sess       *session
 	ring       ackRing
 	route      route
@@ -244,7 +245,9 @@ func (m *machine) fill(t *turn, s *slot, p *publish) error {
 	u := &s.u
 	u.Tenant, u.Device = m.principal.Tenant, m.route.device
 	u.Sender = m.principal
-	u.Received = t.now
+	// Several come in one read. Readings without a time have that of their receipt, and of two at one time only one is kept.
+	m.stamped = max(t.now, m.stamped+1)
+	u.Received = m.stamped
 	u.Format = format
 	if m.principal.ID != string(u.Device) {
 		u.Input.Sender = m.principal.ID
