@@ -131,3 +131,26 @@ func TestBadInputIsAnswered(t *testing.T) {
 	var live any
 	n.get("/v1/devices", &live)
 }
+
+// Of readings without a time that come faster than the clock ticks, none takes another's place.
+func TestEveryReadingOfABurstIsKept(t *testing.T) {
+	curl := foreign(t, "curl")
+	n := start(t, "dev", "--sim", "0")
+	publish(t, n, "burst", 1, 200)
+	items := ""
+	for v := 201; v <= 220; v++ {
+		items += fmt.Sprintf(`,{"device":"burst","payload":{"temp":%d}}`, v)
+	}
+	command(t, curl, "-s", "-f", "-H", "Content-Type: application/json", "-d", "["+items[1:]+"]", "http://"+n.HTTP+"/v1/ingest")
+	var page struct{ Readings []struct{ Value int } }
+	n.get("/v1/devices/burst/readings?limit=1000", &page)
+	for i, r := range page.Readings {
+		if r.Value != i+1 {
+			t.Errorf("reading %d is %d", i+1, r.Value)
+			break
+		}
+	}
+	if len(page.Readings) != 220 {
+		t.Errorf("%d of 220 readings are in the history", len(page.Readings))
+	}
+}
