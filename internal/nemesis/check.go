@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -113,13 +112,7 @@ func (b *Bench) checkDevice(ctx context.Context, d *device, all []write, from in
 	}
 	if more := int(twin.Version) - len(all) - d.more; more != 0 {
 		text := fmt.Sprintf("%s had %d turns for %d readings, %+d since the last look", d.id, twin.Version, len(all), more)
-		text += "\n    " + b.book.twice(d.id, uint64(from))
-		for _, w := range all[from:] {
-			if w.tries > 1 {
-				text += fmt.Sprintf("\n    reading of %d, value %d: %s", w.at, w.value, strings.Join(w.story, "; "))
-			}
-		}
-		b.fail("turns", text)
+		b.fail("turns", text+"\n    "+b.book.twice(d.id, uint64(from), all))
 		c.Duplicated += max(more, 0)
 		d.more += more
 	}

@@ -64,8 +64,9 @@ func (c *chronicle) run(ctx context.Context) {
 	}
 }
 
-// twice lists the turns of a device that took a reading which another turn took before.
-func (c *chronicle) twice(device string, from uint64) string {
+// twice lists the turns of a device, behind from, that took a reading which another turn took before, with what the device did to
+// get the reading in.
+func (c *chronicle) twice(device string, from uint64, all []write) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	first := map[int64]uint64{}
@@ -81,6 +82,11 @@ func (c *chronicle) twice(device string, from uint64) string {
 		if was, ok := first[t.at]; ok && seq > from {
 			lines = append(lines, fmt.Sprintf("turn %d took the %v again; turn %d had it %s earlier, received %s", seq, t, was, t.received.Sub(of[was].received),
 				of[was].received.Std().UTC().Format("15:04:05.000")))
+			for _, w := range all {
+				if w.at == t.at {
+					lines = append(lines, "  "+strings.Join(w.story, "; "))
+				}
+			}
 		}
 		first[t.at] = seq
 	}

@@ -64,7 +64,11 @@ func (b *Bench) blame(first int64, writes []write, reads []reading) string {
 		for _, w := range writes[at:] {
 			ok = ok || r.value == w.value && w.call < r.done
 		}
-		if !ok {
+		switch {
+		case !ok && least == first:
+			return fmt.Sprintf("%s answered %d to a question from %.3f to %.3f s, when %d stood there", b.procs[r.node].name, r.value, r.call.Seconds(),
+				r.done.Seconds(), first)
+		case !ok:
 			return fmt.Sprintf("%s answered %d to a question from %.3f to %.3f s, when %d was acked at %.3f s", b.procs[r.node].name, r.value,
 				r.call.Seconds(), r.done.Seconds(), least, writes[at].done.Seconds())
 		}

@@ -107,7 +107,7 @@ func (b *Bench) round(ctx context.Context, f fault) error {
 	if len(b.report.Failures) == failed {
 		return b.forget()
 	}
-	return nil
+	return b.keep()
 }
 
 // recover waits until every device is heard and the cluster is whole, and starts what ended by itself.
@@ -151,6 +151,11 @@ func (b *Bench) look(ctx context.Context, from mark) (count, error) {
 		err = nil
 	}
 	return c, err
+}
+
+// keep copies the logs of a failed round aside, so that the rounds to come don't take them along.
+func (b *Bench) keep() error {
+	return os.CopyFS(filepath.Join(b.cfg.Dir, fmt.Sprintf("failed-%03d", b.report.Rounds)), os.DirFS(filepath.Join(b.cfg.Dir, "logs")))
 }
 
 // forget removes the logs of processes that are no more, after a round in which nothing was wrong.
