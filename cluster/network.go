@@ -71,6 +71,7 @@ type Network struct {
 	cfg    NetworkConfig
 	links  *peer.Links
 	gossip *gossip.Gossip
+	up     atomic.Bool // gossip is set: it tells of changes before Start has returned
 	self   gossip.Self
 
 	moved   chan struct{} // size 1: members or hints have changed
@@ -113,6 +114,7 @@ func Connect(cfg NetworkConfig) (_ *Network, err error) {
 	if err := n.gossip.SetSelf(n.self); err != nil {
 		return nil, errors.Join(fmt.Errorf("gossip: %w", err), n.gossip.Close(), n.links.Close())
 	}
+	n.up.Store(true)
 	n.look()
 	return n, nil
 }
@@ -183,7 +185,7 @@ func (n *Network) poke() {
 
 // look takes over what gossip sees.
 func (n *Network) look() {
-	if n.gossip == nil {
+	if !n.up.Load() {
 		return
 	}
 	seen := map[dunlin.NodeID]gossip.Seen{}
@@ -212,11 +214,12 @@ func (n *Network) refuse(err error) {
 // turnedAway is told that a node will not link with this one. A twin may be a former life that is
 // still being mourned, so only what does not change by itself ends the node.
 func (n *Network) turnedAway(_ dunlin.NodeID, err error) {
-	n.cfg.Log.Error("no link to a node", "error", err)
 	var r *peer.Refusal
 	if errors.As(err, &r) && r.Theirs && (r.Reason == peer.RefusedForeign || r.Reason == peer.RefusedLeft) {
 		n.refuse(err)
+		return
 	}
+	n.cfg.Log.Error("no link to a node", "error", err)
 }
 
 // Seen returns what gossip sees of a node.
