@@ -45,7 +45,7 @@ func rebalance(ctx context.Context, o options) error {
 	}
 	filled := time.Since(start)
 	say("rebalance: filled with %.2f GB in %v", float64(sent)/1e9, filled.Round(time.Second))
-	if err := wait(ctx, 10*time.Second); err != nil { // what the filling left to flush and compact
+	if err := wait(ctx, 30*time.Second); err != nil { // what the filling left to flush and compact
 		return err
 	}
 	if _, err := ns.load(ctx, lightLoad, 2*time.Second, func() {}, "light"); err != nil {
