@@ -105,9 +105,14 @@ func (n *Node) connect(ctx context.Context) error {
 	return nil
 }
 
-// refused ends a node that the cluster will not have. One that is a member goes on: it has met somebody else's.
+// refused ends a node that the cluster will not have. One that is a member goes on, for it has met somebody else's, unless it
+// is told that it has left: the others don't speak to it any more, so it can't read that itself. One that is closing ends
+// anyway, and well.
 func (n *Node) refused(err error) {
-	if n.ready.Load() {
+	if n.outer.ctx.Err() != nil {
+		return
+	}
+	if n.ready.Load() && !errors.Is(err, dunlin.ErrForbidden) {
 		n.obs.Log.Error("another node refuses this one", "error", err)
 		return
 	}
