@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
 )
 
 type exchangeState uint8
@@ -113,6 +114,11 @@ func (m *Machine) Finish(now time.Duration, ref Ref, resp *Response) {
 	m.stats.Answers++
 	m.stats.Pending--
 	m.wheel.disarm(m.x, i)
+	if resp.Code == codes.ServiceUnavailable {
+		// Nothing was done, or nobody knows: a repetition is worked off anew, or it would hear the same for EXCHANGE_LIFETIME
+		// (§4.2 lets a server relax here; an uplink is known again by its identity).
+		defer m.seen.forget(x.seen)
+	}
 	p := &m.peers.slots[x.peer.Slot]
 	suppressed := suppress(x.noResponse, resp.Code)
 	token := x.token[:x.tokenLen]
