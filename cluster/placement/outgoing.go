@@ -70,14 +70,14 @@ func (o *outgoings) stop(why error) {
 func (r *Remote) open(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	s := &outgoing{r: r, queued: new(atomic.Int64)}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.late = time.AfterFunc(connectMax, func() { s.stop(fmt.Errorf("no connection within %v", connectMax)) })
 	r.out.add(s)
 	if p, ok := r.byAddr.Load(cc.Target()); ok {
 		s.p = p.(*peer)
-		s.queued = s.p.started(s)
+		s.queued = s.p.started(s) // from here on it may be ended by others
 	} else {
 		s.stop(errors.New("nobody is known there"))
 	}
-	s.late = time.AfterFunc(connectMax, func() { s.stop(fmt.Errorf("no connection within %v", connectMax)) })
 	var err error
 	if s.stream, err = streamer(s.ctx, desc, cc, method, opts...); err != nil {
 		s.stream = nil
