@@ -170,7 +170,7 @@ func (h *herd) twoDie(t *testing.T) {
 	}
 	h.nodes["d"].kill()
 	h.nodes["e"].kill()
-	for _, name := range []string{"a", "b", "c"} {
+	for _, name := range []string{"b", "c"} {
 		n := h.nodes[name]
 		var ids []string
 		var missing []dunlin.ShardID
