@@ -172,7 +172,11 @@ func (c *Cluster) watchDisk(ctx context.Context) {
 		if low != c.low.Load() {
 			c.low.Store(low)
 			c.host.Abdicate(low)
-			c.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "the disk is nearly full: this node hands its shards over", slog.Bool("low", low), slog.Int64("free", free))
+			what := "the disk is nearly full: this node hands its shards over"
+			if !low {
+				what = "there is room on the disk again: this node takes part"
+			}
+			c.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, what, slog.Int64("free", free))
 		}
 		select {
 		case <-tick.C:

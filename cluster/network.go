@@ -50,6 +50,8 @@ type NetworkConfig struct {
 	Version  string // of the binary
 	EntryMax uint32 // the newest entries it reads
 
+	// LinkChanged is told that another node was lost or found again. It must not block.
+	LinkChanged func()
 	// Refused is told that this node may not take part any more, and what to do. It must not block.
 	Refused func(error)
 
@@ -97,7 +99,7 @@ func Connect(cfg NetworkConfig) (_ *Network, err error) {
 	n.links, err = peer.Open(peer.Config{
 		Self:   peer.Hello{Cluster: cfg.Cluster, Node: cfg.Node, Name: cfg.Name, Version: cfg.Version},
 		Server: server, Client: client, PeerOf: keys.PeerOf, Addr: net.JoinHostPort(host, port),
-		Resolve: n.resolve, OnMessages: n.receive, Serve: n.serve, OnLink: func(dunlin.NodeID, bool) { n.poke() }, OnRefused: n.turnedAway,
+		Resolve: n.resolve, OnMessages: n.receive, Serve: n.serve, OnLink: n.linked, OnRefused: n.turnedAway,
 		Logger: cfg.Log, Metrics: cfg.Metrics,
 	})
 	if err != nil {
@@ -208,6 +210,13 @@ func (n *Network) refuse(err error) {
 	}
 	if n.cfg.Refused != nil {
 		n.cfg.Refused(err)
+	}
+}
+
+func (n *Network) linked(dunlin.NodeID, bool) {
+	n.poke()
+	if n.cfg.LinkChanged != nil {
+		n.cfg.LinkChanged()
 	}
 }
 

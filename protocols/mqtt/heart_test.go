@@ -32,3 +32,21 @@ func TestHeart(t *testing.T) {
 	}
 	stood(8050*time.Millisecond, false)
 }
+
+// A cut makes repetitions likely on connections from before it, for a while, and on no others.
+func TestALateOriginal(t *testing.T) {
+	var h heart
+	at := func(s int) dunlin.Time { return dunlin.Time(1_700_000_000_000_000).Add(time.Duration(s) * time.Second) }
+	if h.late(at(5), at(0)) {
+		t.Error("there was no cut")
+	}
+	h.cut.Store(int64(at(10)))
+	for _, c := range []struct {
+		now, since int
+		want       bool
+	}{{11, 0, true}, {19, 9, true}, {20, 9, false}, {12, 11, false}} {
+		if got := h.late(at(c.now), at(c.since)); got != c.want {
+			t.Errorf("at %d s, connected at %d s: %v", c.now, c.since, got)
+		}
+	}
+}

@@ -254,7 +254,7 @@ func (m *machine) fill(t *turn, s *slot, p *publish) error {
 	}
 	if p.qos > 0 {
 		u.MessageID = messageID(m.clientHash, p.id, p.payload)
-		if p.dup || t.g.heart.stood(t.now) {
+		if p.dup || t.g.heart.stood(t.now) || t.g.heart.late(t.now, t.c.mu.since) {
 			u.Flags = dunlin.FlagMayRepeat
 		}
 	}

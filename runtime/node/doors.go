@@ -36,6 +36,7 @@ func (n *Node) openDoors(context.Context) error {
 		return err
 	}
 	n.sessions.Attach(m)
+	n.mqtt.Store(m)
 	var hosts []string
 	if n.cfg.Insecure { // open on purpose: any name may lead here
 		hosts = []string{"*"}

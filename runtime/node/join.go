@@ -85,7 +85,7 @@ func (n *Node) connect(ctx context.Context) error {
 	n.keys = secret
 	n.network, err = cluster.Connect(cluster.NetworkConfig{Name: id.Node, Zone: n.cfg.Zone, Node: id.NodeID, Cluster: id.Cluster, Secret: secret,
 		Bind: n.cfg.Cluster, Advertise: cmp.Or(n.cfg.Advertise, advertised(host)), Seeds: n.cfg.Join, Expect: n.cfg.Expect,
-		Version: n.cfg.Version, EntryMax: entry.Version, Refused: n.refused, Log: n.obs.Log, Metrics: n.obs.Metrics})
+		Version: n.cfg.Version, EntryMax: entry.Version, LinkChanged: n.linkChanged, Refused: n.refused, Log: n.obs.Log, Metrics: n.obs.Metrics})
 	if err != nil {
 		return err
 	}
@@ -117,6 +117,13 @@ func (n *Node) refused(err error) {
 		return
 	}
 	n.fatal(err)
+}
+
+// linkChanged tells the door where what was sent before a cut may come late.
+func (n *Node) linkChanged() {
+	if m := n.mqtt.Load(); m != nil {
+		m.LinkChanged()
+	}
 }
 
 // advertised is the host that others dial if the node is bound to it, and nothing if it is bound to all.

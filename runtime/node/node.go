@@ -28,6 +28,7 @@ import (
 	"github.com/dunlin-iot/dunlin/cluster/shard"
 	"github.com/dunlin-iot/dunlin/entry"
 	"github.com/dunlin-iot/dunlin/plugins"
+	"github.com/dunlin-iot/dunlin/protocols/mqtt"
 	"github.com/dunlin-iot/dunlin/protocols/payload"
 	"github.com/dunlin-iot/dunlin/runtime/config"
 	"github.com/dunlin-iot/dunlin/runtime/observe"
@@ -71,6 +72,7 @@ type Node struct {
 	remote    *placement.Remote // nil: alone
 	decoder   *payload.Decoder
 	addrs     Addrs
+	mqtt      atomic.Pointer[mqtt.Gateway] // nil until its door is open
 	ready     atomic.Bool
 	wired     atomic.Bool // router, feed and remote are there
 
@@ -326,7 +328,12 @@ func (n *Node) Close() error {
 		within(actorsGrace, n.remote.Close)
 	}
 	if n.network != nil {
-		within(leaveMax, n.network.Leave)
+		within(leaveMax, func(ctx context.Context) error {
+			if err := n.network.Leave(ctx); err != nil { // nobody is there to hear it, or in a hurry as well: they will notice
+				n.obs.Log.Debug("left without a goodbye", "error", err)
+			}
+			return nil
+		})
 	}
 	n.inner.cancel()
 	n.inner.wg.Wait()
