@@ -173,7 +173,28 @@ func (c *Cluster) controller() (term uint64, err error) {
 	return term, err
 }
 
+// holdMembers waits until nobody else rewrites a member's row, and reads the rows; let ends that. Without it a node that
+// registers writes back the state that it had before the operator's order that is just being written.
+func (c *Cluster) holdMembers(ctx context.Context) (let func(), err error) {
+	select {
+	case c.members <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", dunlin.ErrUnavailable, context.Cause(ctx))
+	}
+	let = func() { <-c.members }
+	if _, err := c.readPlacements(); err != nil {
+		let()
+		return nil, err
+	}
+	return let, nil
+}
+
 func (c *Cluster) serveRegister(ctx context.Context, from dunlin.NodeID, m *control.Member) error {
+	let, err := c.holdMembers(ctx)
+	if err != nil {
+		return err
+	}
+	defer let()
 	term, err := c.controller()
 	if err != nil {
 		return err
@@ -218,6 +239,11 @@ func (c *Cluster) serveState(ctx context.Context, r *stateRequest) error {
 	if err := control.CanSet(v, r.Member, r.State, c.limits); err != nil {
 		return err
 	}
+	let, err := c.holdMembers(ctx)
+	if err != nil {
+		return err
+	}
+	defer let()
 	put, err := c.memberPut(r.Member, func(m *control.Member) { m.State = r.State })
 	if err != nil {
 		return err

@@ -130,12 +130,14 @@ type Cluster struct {
 	places atomic.Pointer[placements] // what the meta shard says, as of an index
 	limits control.Limits
 
+	members  chan struct{} // size 1: held by who rewrites a member's row, from reading it until that is applied
 	controls chan struct{} // size 1: the controller has something to look at
 	follows  chan struct{} // size 1: so has the follower
 	steward  steward
-	fresh    atomic.Bool   // the meta shard's replica here has caught up with its owner since the start
-	formed   atomic.Bool   // the founders have their replicas
-	low      atomic.Bool   // little disk is left
+	fresh    atomic.Bool // the meta shard's replica here has caught up with its owner since the start
+	formed   atomic.Bool // the founders have their replicas
+	low      atomic.Bool // little disk is left
+	sizes    sizes
 	entries  atomic.Uint32 // see EntryVersion
 	started  atomic.Int64  // when Run was called
 }
@@ -143,7 +145,7 @@ type Cluster struct {
 // Open loads the replicas of this node, or gives birth to them on new data. Nothing moves before Run.
 func Open(cfg Config) (*Cluster, error) {
 	cfg.setDefaults()
-	c := &Cluster{cfg: cfg, net: cfg.Network, controls: make(chan struct{}, 1), follows: make(chan struct{}, 1),
+	c := &Cluster{cfg: cfg, net: cfg.Network, members: make(chan struct{}, 1), controls: make(chan struct{}, 1), follows: make(chan struct{}, 1),
 		limits: control.Limits{Grace: cfg.RepairAfter}}
 	c.owners.of = make([]atomic.Pointer[owner], cfg.Shards)
 	c.places.Store(&placements{of: make([]control.Placement, cfg.Shards)})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,6 +78,13 @@ func (c *Cluster) found(ctx context.Context, term uint64) error {
 
 // carryOut does what the plan says. Rows are written in one entry; what owners are asked for runs beside.
 func (c *Cluster) carryOut(ctx context.Context, term uint64, plan []control.Action) {
+	if slices.ContainsFunc(plan, func(a control.Action) bool { _, ok := a.(*control.SetMemberState); return ok }) {
+		let, err := c.holdMembers(ctx)
+		if err != nil {
+			return
+		}
+		defer let()
+	}
 	var puts []dunlin.Put
 	for _, a := range plan {
 		attrs := []slog.Attr{slog.String("why", a.Why())}

@@ -143,7 +143,7 @@ func (c *Cluster) report() *report {
 			r.Replicas++
 		}
 		if sr := c.shardReport(&s); sr != nil {
-			sr.Bytes = c.cfg.Store.Bytes(id)
+			sr.Bytes = c.sizes.of(id, c.cfg.Clock(), c.cfg.Store.Bytes)
 			r.Shards = append(r.Shards, *sr)
 		}
 	}
@@ -202,4 +202,32 @@ func (c *Cluster) memberRows() ([]control.Member, error) {
 // unseen is how long a member is down that gossip never saw: since this node started, for all it knows.
 func (c *Cluster) unseen(now dunlin.Time) time.Duration {
 	return max(now.Sub(dunlin.Time(c.started.Load())), 0)
+}
+
+// sizes remembers how large shards are: to estimate it costs more than all else in a report, and it does not change by the second.
+type sizes struct {
+	sync.Mutex
+	known map[dunlin.ShardID]size
+}
+
+type size struct {
+	bytes int64
+	at    dunlin.Time
+}
+
+// sizeAge is how old an estimate may be.
+const sizeAge = 10 * time.Second
+
+func (s *sizes) of(sh dunlin.ShardID, now dunlin.Time, estimate func(dunlin.ShardID) int64) int64 {
+	s.Lock()
+	defer s.Unlock()
+	k, ok := s.known[sh]
+	if !ok || now.Sub(k.at) > sizeAge {
+		if s.known == nil {
+			s.known = map[dunlin.ShardID]size{}
+		}
+		k = size{estimate(sh), now}
+		s.known[sh] = k
+	}
+	return k.bytes
 }

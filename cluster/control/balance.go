@@ -160,7 +160,7 @@ func (s *step) unevenLead() (best *Shard, to dunlin.NodeID) {
 	if most-least <= s.lim.LeadSlack {
 		return nil, 0
 	}
-	widest := 1
+	widest, busy := 1, s.receiving()
 	for i := range s.v.Shards {
 		sh := &s.v.Shards[i]
 		_, rests := s.c.handed[sh.ID]
@@ -168,10 +168,22 @@ func (s *step) unevenLead() (best *Shard, to dunlin.NodeID) {
 			continue
 		}
 		for _, id := range sorted(sh.Conf.Voters) {
-			if apart := s.leads[sh.Owner] - s.leads[id]; apart > widest && s.mayLead(sh, id) {
+			if apart := s.leads[sh.Owner] - s.leads[id]; apart > widest && !busy[id] && s.mayLead(sh, id) {
 				best, to, widest = sh, id, apart
 			}
 		}
 	}
 	return best, to
+}
+
+// receiving are the members that are being sent replicas of some size. Their disks have enough to do: a shard that they owned
+// meanwhile would wait for it.
+func (s *step) receiving() map[dunlin.NodeID]bool {
+	out := map[dunlin.NodeID]bool{}
+	for i := range s.v.Shards {
+		if sh := &s.v.Shards[i]; sh.Row.Move != nil && sh.Bytes >= s.lim.SmallBytes {
+			out[sh.Row.Move.To] = true
+		}
+	}
+	return out
 }

@@ -75,10 +75,12 @@ func (c *core) excuse(ticks int) {
 }
 
 func (c *core) tickLeader(g *group) {
-	c.settle(g)
-	g.rn.Tick()
-	g.stale = true
-	c.mark(g)
+	if c.ticks%uint64(c.cfg.HeartbeatTicks) == 0 {
+		c.settle(g)
+		g.rn.Tick()
+		g.stale = true
+		c.mark(g)
+	}
 	c.tickSent(g)
 	c.tickTransfer(g)
 	switch {

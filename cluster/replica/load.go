@@ -71,11 +71,11 @@ func newGroup(cfg *Config, st *storage, confBytes []byte, floor uint64) (*group,
 	g := &group{shard: st.shard, st: st, hard: st.hard, applied: applied, commit: st.hard.commit, last: st.last, floor: floor}
 	st.exports = cfg.Snapshots != nil
 	rn, err := raft.NewRawNode(&raft.Config{
-		ID: cfg.Node, HeartbeatTick: cfg.HeartbeatTicks,
+		ID: cfg.Node, HeartbeatTick: 1,
 		// Only leaders tick Raft's own clock (see elect.go), and what they do with it is to step down when nobody answers.
 		// They are given twice the time after which others take over, for a moment's stall of a majority is no reason to;
 		// nothing rests on their being early.
-		ElectionTick: 2 * cfg.ElectionTicks,
+		ElectionTick: max(2*cfg.ElectionTicks/cfg.HeartbeatTicks, 2),
 		Storage:      st, Applied: g.applied, AsyncStorageWrites: true,
 		MaxSizePerMsg: uint64(cfg.MaxEntryBytesPerRead), MaxCommittedSizePerReady: uint64(cfg.MaxEntryBytesPerRead),
 		MaxInflightMsgs: cfg.InflightMax, MaxInflightBytes: uint64(cfg.InflightBytesMax),
