@@ -383,23 +383,28 @@ func TestStrangersAndSurvivors(t *testing.T) {
 	post(t, b, "dev-00", `{"temp": 6}`)
 }
 
-// Members come and go under load: 1, 3, 4, 3 nodes, and the first of them leaves.
+// Members come and go under load: 1, 3, 5, 3 nodes. The first of all is among those that leave.
 func TestGrowAndShrink(t *testing.T) {
 	h := gather(t, "a")
 	a := h.nodes["a"]
 	h.rule(a)
-	f := play(t, "grow", 6, a)
-	f.more(t, 200)
+	first := play(t, "grow", 6, a)
+	first.more(t, 200)
 	b, c := h.add("b"), h.add("c")
 	h.wait("b", "three replicas", func(st *dunlin.ClusterStatus) bool { return st.Healthy && st.Members == 3 })
+	f := play(t, "stay", 6, b, c)
 	f.more(t, 200)
-	d := h.add("d")
-	h.wait("d", "four members", func(st *dunlin.ClusterStatus) bool { return st.Healthy && st.Members == 4 && len(st.Moves) == 0 })
+	d, e := h.add("d"), h.add("e")
+	h.wait("d", "five members", func(st *dunlin.ClusterStatus) bool { return st.Healthy && st.Members == 5 && len(st.Moves) == 0 })
+	first.more(t, 200)
+	first.halt(t, a, b, c, d, e)
+	for _, name := range []string{"a", "e"} {
+		command(t, h.bin, "cluster", "leave", name, "--server", "http://"+b.HTTP)
+	}
+	h.wait("c", "three members", func(st *dunlin.ClusterStatus) bool { return st.Healthy && st.Members == 3 && len(st.Moves) == 0 })
 	f.more(t, 200)
-	f.halt(t, a, b, c, d)
-	command(t, h.bin, "cluster", "leave", "a", "--server", "http://"+b.HTTP)
-	h.wait("c", "three members", func(st *dunlin.ClusterStatus) bool { return st.Healthy && st.Members == 3 })
-	for i, dev := range f.devs {
+	f.halt(t, b, c, d)
+	for i, dev := range first.devs {
 		checkReadings(t, []*node{b, c, d}[i%3], dev)
 	}
 	var members struct{ Items []dunlin.Member }
