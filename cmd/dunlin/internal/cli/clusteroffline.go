@@ -71,7 +71,7 @@ func newClusterRecover(env Env) *cobra.Command {
 			if r, err = node.Recover(cfg, true); err != nil {
 				return err
 			}
-			fmt.Fprintf(env.Stdout, "\nThe node is alone in cluster %s now. Start it as before, without --join; others join it with empty data folders\nand this key: dunlin cluster key --data %s\n", r.Now, data)
+			fmt.Fprintf(env.Stdout, "\nThe node is alone in cluster %s now. Start it as before, without --join, and let each of the others go:\ndunlin cluster leave NAME. New ones join it with empty data folders and this key: dunlin cluster key --data %s\n", r.Now, data)
 			return nil
 		}}
 	fl := c.Flags()
