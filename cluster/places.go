@@ -88,12 +88,15 @@ func (c *Cluster) peerAddr(id dunlin.NodeID) (string, bool) {
 	return m.Peer, ok && m.Peer != ""
 }
 
-// gossipAddr is where a member gossips: as gossip sees it, else next to the links that its row names.
+// gossipAddr is where a member gossips: as gossip sees it, else as its row says.
 func (c *Cluster) gossipAddr(m *control.Member) string {
 	if s, ok := c.net.Seen(m.ID); ok && s.Addr != "" {
 		return s.Addr
 	}
-	host, port, err := net.SplitHostPort(m.Peer)
+	if m.Gossip != "" {
+		return m.Gossip
+	}
+	host, port, err := net.SplitHostPort(m.Peer) // a row of an older build
 	if err != nil {
 		return ""
 	}

@@ -44,7 +44,7 @@ func CanSet(v *View, id dunlin.NodeID, state dunlin.MemberState, lim Limits) err
 		return fmt.Errorf("%w: without %s there would be no living active member", dunlin.ErrConflict, m.Name)
 	}
 	if state == dunlin.MemberLeaving && m.Alive && m.State == dunlin.MemberActive && rest < v.Replication {
-		return fmt.Errorf("%w: shards have %d replicas, and without %s only %d living members could take them; add a member first, or lower the replication factor",
+		return fmt.Errorf("%w: shards have %d replicas, and without %s only %d living members could take them; add a member first",
 			dunlin.ErrConflict, v.Replication, m.Name, rest)
 	}
 	if sh := r.needs(id); sh != nil {

@@ -194,6 +194,8 @@ func (h *health) deadMembers() {
 			continue
 		}
 		switch n := h.stuck[m.ID]; {
+		case d < h.lim.Grace && m.State == dunlin.MemberActive && len(h.usable) < h.status.Replication:
+			h.say("%s is down for %s: start it again; no other member could take its replicas", m.Name, span(d))
 		case d < h.lim.Grace && m.State == dunlin.MemberActive:
 			h.say("%s is down for %s: start it again; in %s its replicas are made anew elsewhere", m.Name, span(d), span(h.lim.Grace-d))
 		case n > 0:

@@ -83,6 +83,7 @@ type memberRow struct {
 	Name     string             `json:"name"`
 	Zone     string             `json:"zone,omitempty"`
 	State    dunlin.MemberState `json:"state"`
+	Gossip   string             `json:"gossip,omitempty"`
 	Peer     string             `json:"peer"`
 	Calls    string             `json:"calls"`
 	HTTP     string             `json:"http,omitempty"`
@@ -95,7 +96,7 @@ type memberRow struct {
 
 // EncodeMember makes a member's row of what is kept of it.
 func EncodeMember(m *Member) []byte {
-	return encode(memberRow{m.ID, m.Name, m.Zone, m.State, m.Peer, m.Calls, m.HTTP, m.Version, m.WireMin, m.WireMax, m.EntryMax, m.Joined})
+	return encode(memberRow{m.ID, m.Name, m.Zone, m.State, m.Gossip, m.Peer, m.Calls, m.HTTP, m.Version, m.WireMin, m.WireMax, m.EntryMax, m.Joined})
 }
 
 // DecodeMember reads a member's row.
@@ -112,7 +113,7 @@ func DecodeMember(b []byte) (Member, error) {
 	if r.ID == 0 || r.Name == "" || len(r.Name) > 255 || len(r.Zone) > 255 {
 		return Member{}, fmt.Errorf("%w: member row of %s: name of %d bytes", dunlin.ErrInvalid, r.ID, len(r.Name))
 	}
-	return Member{Member: dunlin.Member{ID: r.ID, Name: r.Name, Zone: r.Zone, State: r.State, Peer: r.Peer, Calls: r.Calls, HTTP: r.HTTP,
+	return Member{Member: dunlin.Member{ID: r.ID, Name: r.Name, Zone: r.Zone, State: r.State, Gossip: r.Gossip, Peer: r.Peer, Calls: r.Calls, HTTP: r.HTTP,
 		Version: r.Version, WireMin: r.WireMin, WireMax: r.WireMax, EntryMax: r.EntryMax}, Joined: r.Joined}, nil
 }
 

@@ -157,8 +157,8 @@ func (g *Gossip) explain(addr string, err error) error {
 		return refused
 	}
 	if isKeyError(text) {
-		return fmt.Errorf("%w: the node there has another cluster secret: give this node the cluster's, as it was shown when the "+
-			"cluster was made", dunlin.ErrUnauthenticated)
+		return fmt.Errorf("%w: the node there has another cluster secret: give this node the cluster's, which `dunlin "+
+			"cluster key` shows on a member's machine, or look whether the port is that of gossip", dunlin.ErrUnauthenticated)
 	}
 	return fmt.Errorf("%w: %s", dunlin.ErrUnavailable, text)
 }

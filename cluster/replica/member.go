@@ -113,7 +113,7 @@ func (c *core) transferTo(sh dunlin.ShardID, to uint64, done func(error)) {
 	case to == c.id:
 		c.reply(done, nil)
 	case !slices.Contains(g.conf.Voters, to):
-		c.reply(done, fmt.Errorf("%w: node %x is no voter of shard %d", dunlin.ErrInvalid, to, sh))
+		c.reply(done, fmt.Errorf("%w: node %s is no voter of shard %d", dunlin.ErrInvalid, dunlin.NodeID(to), sh))
 	case g.transfer != nil:
 		c.reply(done, fmt.Errorf("%w: shard %d is being handed over already", dunlin.ErrConflict, sh))
 	default:
@@ -144,7 +144,7 @@ func (c *core) moveTransfer(g *group) {
 	}
 	var err error
 	if g.told.lead != t.to {
-		err = fmt.Errorf("%w: node %x leads shard %d, not %x", dunlin.ErrUnavailable, g.told.lead, g.shard, t.to)
+		err = fmt.Errorf("%w: node %s leads shard %d, not %s", dunlin.ErrUnavailable, dunlin.NodeID(g.told.lead), g.shard, dunlin.NodeID(t.to))
 	}
 	c.endTransfer(g, err)
 }
@@ -153,7 +153,7 @@ func (c *core) moveTransfer(g *group) {
 func (c *core) tickTransfer(g *group) {
 	if t := g.transfer; t != nil {
 		if t.ticks++; t.ticks > 3*c.cfg.ElectionTicks {
-			c.endTransfer(g, fmt.Errorf("%w: node %x did not take shard %d over", dunlin.ErrUnavailable, t.to, g.shard))
+			c.endTransfer(g, fmt.Errorf("%w: node %s did not take shard %d over", dunlin.ErrUnavailable, dunlin.NodeID(t.to), g.shard))
 		}
 	}
 }
