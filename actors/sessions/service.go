@@ -159,8 +159,14 @@ func (s *Service) askNode(ctx context.Context, to dunlin.NodeID, shard dunlin.Sh
 		}
 		return a, err
 	}
-	b, err := s.deps.Peers.Call(ctx, to, methodDo, appendRequest(nil, q))
+	// Half the time: the answer of a node that does not see this one again yet gets lost, and asking once more is harmless.
+	one, cancel := context.WithTimeout(ctx, s.cfg.OpenMax/2)
+	defer cancel()
+	b, err := s.deps.Peers.Call(one, to, methodDo, appendRequest(nil, q))
 	if err != nil {
+		if one.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", dunlin.ErrUnavailable, err)
+		}
 		return reply{}, err
 	}
 	return decodeReply(b)
