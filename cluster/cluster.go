@@ -49,10 +49,11 @@ type Config struct {
 	Shards    int  // default 64, 1 to 65,536; fixed for the life of the data
 	Bootstrap bool // gives birth to the shards: on the one node that begins a cluster
 
-	Replication int           // replicas that a shard shall have; default 3
-	RepairAfter time.Duration // a dead member's replicas are made anew after it; default 5m
-	Founders    int           // the cluster is ready once its shards have replicas on so many members, or on Replication; default 1
-	DiskReserve int64         // with less space left on the disk the node hands its shards over; default 64 MiB
+	Replication  int           // replicas that a shard shall have; default 3
+	RepairAfter  time.Duration // a dead member's replicas are made anew after it; default 5m
+	Founders     int           // the cluster is ready once its shards have replicas on so many members, or on Replication; default 1
+	SnapshotRate int64         // bytes of snapshots that the node receives in a second; default 12 MiB
+	DiskReserve  int64         // with less space left on the disk the node hands its shards over; default 64 MiB
 
 	Network   *Network // nil: a lone node that nobody reaches
 	Log       Log
@@ -101,6 +102,9 @@ func (c *Config) setDefaults() {
 	if c.RepairAfter == 0 {
 		c.RepairAfter = 5 * time.Minute
 	}
+	if c.SnapshotRate == 0 {
+		c.SnapshotRate = 12 << 20
+	}
 	if c.DiskReserve == 0 {
 		c.DiskReserve = 64 << 20
 	}
@@ -138,9 +142,14 @@ type Cluster struct {
 	formed   atomic.Bool // the founders have their replicas
 	low      atomic.Bool // little disk is left
 	sizes    sizes
+	pace     pace
 	entries  atomic.Uint32 // see EntryVersion
 	started  atomic.Int64  // when Run was called
 }
+
+// heartbeatTicks is between two heartbeats of a shard: 90 ms of the 300 ms after which its followers look for another owner.
+// Heartbeats are most of what an idle cluster does.
+const heartbeatTicks = 3
 
 // Open loads the replicas of this node, or gives birth to them on new data. Nothing moves before Run.
 func Open(cfg Config) (*Cluster, error) {
@@ -158,7 +167,7 @@ func Open(cfg Config) (*Cluster, error) {
 		OnConf:     func(dunlin.ShardID, replica.Conf) { poke(c.controls) },
 		PendingMax: cfg.PendingMax, PendingBytesMax: cfg.PendingBytesMax,
 		NodePendingMax: cfg.NodePendingMax, NodePendingBytesMax: cfg.NodePendingBytesMax,
-		TruncateEvery: cfg.TruncateEvery, TruncateEntriesMin: cfg.TruncateEntriesMin,
+		HeartbeatTicks: heartbeatTicks, TruncateEvery: cfg.TruncateEvery, TruncateEntriesMin: cfg.TruncateEntriesMin,
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	}
 	if c.net != nil {
