@@ -111,7 +111,7 @@ func (n *Node) openStore(context.Context) error {
 	var err error
 	n.db, err = store.Open(store.Config{
 		Dir: n.folder(), Identity: n.folderIdentity(), ShardOf: n.shardOf,
-		OnApplied:   func(sh dunlin.ShardID, index uint64, e *dunlin.Entry) { n.registry.OnApplied(sh, index, e) },
+		OnApplied:   n.applied,
 		OnInstalled: n.installed,
 		Retention:   n.retention, Fatal: n.fatal, CacheBytes: n.cfg.CacheBytes, ArchiveAge: n.cfg.ArchiveAge, ArchiveBytes: n.cfg.ArchiveBytes,
 		Log: n.obs.Log, Metrics: n.obs.Metrics,
