@@ -15,11 +15,8 @@ func (s *step) shard(sh *Shard) *want {
 		return nil
 	}
 	mv := sh.Row.Move
-	for _, id := range sh.Conf.Learners {
-		if mv == nil || mv.To != id {
-			s.change(sh, "nobody waits for the learner on "+s.name(id), ReplicaChange{id, RemoveReplica})
-			return nil
-		}
+	if s.stray(sh, mv) {
+		return nil
 	}
 	if mv != nil {
 		s.busy[sh.ID] = true
@@ -28,6 +25,30 @@ func (s *step) shard(sh *Shard) *want {
 		return nil
 	}
 	return s.lacks(sh)
+}
+
+// stray sends away a learner that no move waits for, such as one whose change was applied after its move was given up. The row
+// names it before, even in place of a move, and no longer after: a row from before the learner came says nothing to a replica
+// that has applied more.
+func (s *step) stray(sh *Shard, mv *Move) bool {
+	for _, id := range sh.Conf.Learners {
+		switch {
+		case mv != nil && mv.To == id:
+		case !slices.Contains(sh.Row.Learners, id):
+			s.write(sh, Placement{Voters: sh.Conf.Voters, Learners: []dunlin.NodeID{id}}, "a learner on "+s.name(id)+" came late")
+			return true
+		default:
+			s.change(sh, "nobody waits for the learner on "+s.name(id), ReplicaChange{id, RemoveReplica})
+			return true
+		}
+	}
+	for _, id := range sh.Row.Learners {
+		if (mv == nil || mv.To != id) && !slices.Contains(sh.Conf.Learners, id) {
+			s.write(sh, Placement{Voters: sh.Conf.Voters, Learners: without(sh.Row.Learners, id), Move: mv}, "the late learner on "+s.name(id)+" is gone")
+			return true
+		}
+	}
+	return false
 }
 
 // advance does the next step of the replica in motion.
