@@ -349,6 +349,7 @@ func (c *core) unholdGroup(g *group) error {
 		if m.GetSnapshot() == nil {
 			c.appendNow(g, m)
 			g.held = g.held[1:]
+			g.installing = len(g.held) > 0 // what came behind the snapshot is the last that it held up
 			continue
 		}
 		if g.applying > 0 || g.appendSeq > c.writtenSeq {

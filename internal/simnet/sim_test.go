@@ -36,17 +36,19 @@ func TestSeeds(t *testing.T) {
 	start := time.Now()
 	var sum stats
 	var mu sync.Mutex
+	played := 0
 	playAll(*firstFlag, *seedsFlag, sound, func(w *world, err error) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		sum.add(w.stats)
+		played++
 		if err != nil {
 			t.Errorf("seed %d: %v\n%s\nto play it again: go test ./internal/simnet -run TestSeeds -seed %d -trace", w.seed, err,
 				strings.Join(w.tail[max(0, len(w.tail)-40):], "\n"), w.seed)
 		}
 		return err == nil
 	})
-	t.Logf("%d worlds in %v: %s", *seedsFlag, time.Since(start).Round(time.Millisecond), sum)
+	t.Logf("%d worlds in %v: %s", played, time.Since(start).Round(time.Millisecond), sum)
 }
 
 func plantedFlag() planted {
