@@ -101,6 +101,34 @@ type ShardReplicas struct {
 	Missing  string    `json:"missing,omitempty"`
 }
 
+// OwnReplica is what a node knows of its replica of a shard without asking anybody.
+type OwnReplica struct {
+	Shard      ShardID `json:"shard"`
+	Term       uint64  `json:"term"`
+	Owns       uint64  `json:"owns"`        // the term in which this node owns the shard; 0: it does not
+	Leader     NodeID  `json:"leader"`      // of the newest term that this node has heard of; 0: unknown
+	LeaderTerm uint64  `json:"leader_term"` // that term
+	Applied    uint64  `json:"applied"`
+	Commit     uint64  `json:"commit"`
+}
+
+// NodeReplicas are all replicas of one node.
+type NodeReplicas struct {
+	Node     NodeID       `json:"node"`
+	Name     string       `json:"name"`
+	Replicas []OwnReplica `json:"replicas"` // by shard
+}
+
+// ShardHash sums up the state of one replica. Replicas that have applied as much have the same hash, but for moments in which
+// history comes of its retention's age.
+type ShardHash struct {
+	Shard   ShardID `json:"shard"`
+	Node    NodeID  `json:"node"`
+	Name    string  `json:"name"`
+	Applied uint64  `json:"applied"` // as of this entry
+	Hash    string  `json:"hash"`    // SHA-256 in hex
+}
+
 // ClusterStatus is the cluster in one page.
 type ClusterStatus struct {
 	Cluster     string   `json:"cluster"`
@@ -126,6 +154,11 @@ type ClusterAdmin interface {
 	Members(ctx context.Context) ([]Member, error)
 	// ShardReplicas lists all shards in order.
 	ShardReplicas(ctx context.Context) ([]ShardReplicas, error)
+	// OwnReplicas is about the answering node alone, and nobody else is asked: it tells of a node that is cut off, too.
+	OwnReplicas(ctx context.Context) (*NodeReplicas, error)
+	// ShardHash has a member sum up its replica of a shard; "" is the one that answers. It reads all of the shard. It fails with
+	// ErrNotFound if the member has no replica, or an empty one.
+	ShardHash(ctx context.Context, shard ShardID, member string) (*ShardHash, error)
 	// SetMember changes a member's state: MemberDraining, MemberActive (a drain taken back) or MemberLeaving. It returns once
 	// this is committed; Members and ShardReplicas show the progress. It fails with ErrConflict if the shards could not keep
 	// a replica elsewhere.

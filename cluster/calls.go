@@ -23,6 +23,7 @@ const (
 	methodRegister = "cluster/register" // control.Member, to the controller
 	methodState    = "cluster/state"    // stateRequest, likewise
 	methodMove     = "cluster/move"     // control.Request, likewise
+	methodHash     = "cluster/hash"     // hashRequest → dunlin.ShardHash
 	methodChunk    = "snapshot/chunk"   // chunkRequest → u8 last, data
 	methodRelease  = "snapshot/release" // chunkRequest
 )
@@ -122,6 +123,8 @@ func (c *Cluster) serve(ctx context.Context, from dunlin.NodeID, method string, 
 		return nil, answer(ctx, body, c.serveState)
 	case methodMove:
 		return nil, answer(ctx, body, c.serveMove)
+	case methodHash:
+		return c.serveHash(ctx, body)
 	case methodChunk:
 		return c.serveChunk(body)
 	case methodRelease:

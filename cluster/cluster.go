@@ -32,6 +32,8 @@ type Store interface {
 	Rows(sh dunlin.ShardID, table, prefix, after string, limit int) ([]dunlin.Put, error)
 	// Bytes estimates what a shard takes on disk.
 	Bytes(sh dunlin.ShardID) int64
+	// HashContext sums up what applying the shard's log has made, as of index: the same on all replicas that applied as much.
+	HashContext(ctx context.Context, sh dunlin.ShardID) (sum [32]byte, index uint64, err error)
 }
 
 // Chunks serves the snapshots that replica.Snapshots.Export opened.
@@ -142,6 +144,7 @@ type Cluster struct {
 	formed   atomic.Bool // the founders have their replicas
 	low      atomic.Bool // little disk is left
 	sizes    sizes
+	hashes   hashes
 	pace     pace
 	entries  atomic.Uint32 // see EntryVersion
 	started  atomic.Int64  // when Run was called
@@ -156,6 +159,7 @@ func Open(cfg Config) (*Cluster, error) {
 	cfg.setDefaults()
 	c := &Cluster{cfg: cfg, net: cfg.Network, members: make(chan struct{}, 1), controls: make(chan struct{}, 1), follows: make(chan struct{}, 1),
 		limits: control.Limits{Grace: cfg.RepairAfter}}
+	c.hashes.turn = make(chan struct{}, 1)
 	c.owners.of = make([]atomic.Pointer[owner], cfg.Shards)
 	c.places.Store(&placements{of: make([]control.Placement, cfg.Shards)})
 	c.formed.Store(cfg.Founders <= 1)

@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"testing"
 	"time"
@@ -64,6 +65,7 @@ func TestLoneNode(t *testing.T) {
 		if n := len(rows(t, db)); n != int(life)+1 {
 			t.Errorf("%d rows after the answer, want %d: acknowledged is applied", n, life+1)
 		}
+		lookInside(t, c, db, term)
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -71,6 +73,39 @@ func TestLoneNode(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// lookInside checks what a node says of its replicas, and their hashes, which are as the store makes them.
+func lookInside(t *testing.T, c *cluster.Cluster, db *store.DB, term uint64) {
+	t.Helper()
+	own, err := c.OwnReplicas(t.Context())
+	if err != nil || own.Node != 1 || len(own.Replicas) != 8 {
+		t.Fatalf("own replicas: %+v, %v", own, err)
+	}
+	applied := db.State().Applied(3)
+	want := dunlin.OwnReplica{Shard: 3, Term: term, Owns: term, Leader: 1, LeaderTerm: term, Applied: applied, Commit: applied}
+	if own.Replicas[3] != want {
+		t.Errorf("replica of shard 3: %+v, want %+v", own.Replicas[3], want)
+	}
+	sum, index, err := db.State().Hash(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := c.ShardHash(t.Context(), 3, "")
+	if err != nil || *h != (dunlin.ShardHash{Shard: 3, Node: 1, Applied: index, Hash: hex.EncodeToString(sum[:])}) {
+		t.Errorf("hash of shard 3: %+v, %v; want %x as of %d", h, err, sum, index)
+	}
+	if _, err := c.ShardHash(t.Context(), 8, ""); !errors.Is(err, dunlin.ErrNotFound) {
+		t.Errorf("hash of a shard that there is none of: %v", err)
+	}
+	if _, err := c.ShardHash(t.Context(), 3, "n7"); !errors.Is(err, dunlin.ErrNotFound) {
+		t.Errorf("hash at a member that there is none of: %v", err)
+	}
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := c.ShardHash(gone, 3, ""); err != nil && !errors.Is(err, dunlin.ErrUnavailable) {
+		t.Errorf("hash that nobody waits for: %v", err)
 	}
 }
 

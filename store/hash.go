@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -21,6 +22,15 @@ import (
 // many), and history that its domain's retention lets go of, or will within six hours. Two nodes' hashes may therefore
 // differ for a moment when such a row of history comes of age: ask again before you believe in a difference.
 func (s *State) Hash(sh dunlin.ShardID) (sum [32]byte, index uint64, err error) {
+	return s.hashUntil(sh, func() error { return nil })
+}
+
+// HashContext is Hash that ends early, with ctx's error, when ctx ends.
+func (s *State) HashContext(ctx context.Context, sh dunlin.ShardID) (sum [32]byte, index uint64, err error) {
+	return s.hashUntil(sh, func() error { return context.Cause(ctx) })
+}
+
+func (s *State) hashUntil(sh dunlin.ShardID, over func() error) (sum [32]byte, index uint64, err error) {
 	if err := s.check(sh); err != nil {
 		return sum, 0, err
 	}
@@ -30,7 +40,7 @@ func (s *State) Hash(sh dunlin.ShardID) (sum [32]byte, index uint64, err error) 
 	it, err := s.eng.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
 	s.apply.Unlock()
 	if err == nil {
-		sum, err = s.hash(it)
+		sum, err = s.hash(it, over)
 		err = cmp.Or(err, it.Close())
 	}
 	if err != nil {
@@ -39,14 +49,23 @@ func (s *State) Hash(sh dunlin.ShardID) (sum [32]byte, index uint64, err error) 
 	return sum, index, nil
 }
 
-func (s *State) hash(it *pebble.Iterator) (sum [32]byte, err error) {
+// hashLook is after how many rows it is asked whether anybody still waits for the hash.
+const hashLook = 1024
+
+func (s *State) hash(it *pebble.Iterator, over func() error) (sum [32]byte, err error) {
 	old, err := s.newExpiry(it)
 	if err != nil {
 		return sum, err
 	}
 	defer old.close()
 	h := sha256.New()
+	rows := 0
 	for ok := it.First(); ok; ok = it.Next() {
+		if rows++; rows%hashLook == 0 {
+			if err := over(); err != nil {
+				return sum, err
+			}
+		}
 		key := it.Key()
 		switch key[2] {
 		case tabApplied, tabDead, tabSegment, tabSegData:

@@ -54,6 +54,30 @@ type shardView struct {
 	Missing  string         `json:"missing,omitempty" doc:"What it lacks"`
 }
 
+type ownReplicaView struct {
+	Shard      dunlin.ShardID `json:"shard"`
+	Term       uint64         `json:"term"`
+	Owns       uint64         `json:"owns" doc:"The term in which this node owns the shard; 0: it does not"`
+	Leader     dunlin.NodeID  `json:"leader" doc:"Of the newest term that this node has heard of"`
+	LeaderTerm uint64         `json:"leader_term" doc:"That term"`
+	Applied    uint64         `json:"applied" doc:"Newest entry that is in its state"`
+	Commit     uint64         `json:"commit" doc:"Newest entry that it knows to be committed"`
+}
+
+type nodeReplicasView struct {
+	Node     dunlin.NodeID    `json:"node" doc:"Which answers"`
+	Name     string           `json:"name" doc:"Of the node that answers"`
+	Replicas []ownReplicaView `json:"replicas" nullable:"false" doc:"By shard"`
+}
+
+type shardHashView struct {
+	Shard   dunlin.ShardID `json:"shard"`
+	Node    dunlin.NodeID  `json:"node" doc:"Whose replica it is"`
+	Name    string         `json:"name" doc:"Of the member"`
+	Applied uint64         `json:"applied" doc:"The hash is of the state as of this entry"`
+	Hash    string         `json:"hash" doc:"SHA-256 in hex"`
+}
+
 type clusterView struct {
 	Cluster     string        `json:"cluster"`
 	Node        dunlin.NodeID `json:"node" doc:"Which answers"`
@@ -95,6 +119,12 @@ func (a *api) registerCluster() {
 		Summary: "List members by name"}, a.listMembers)
 	operation(a, huma.Operation{OperationID: "list-shards", Method: http.MethodGet, Path: "/v1/cluster/shards", Tags: []string{"cluster"},
 		Summary: "List shards with their replicas"}, a.listShards)
+	operation(a, huma.Operation{OperationID: "list-own-replicas", Method: http.MethodGet, Path: "/v1/cluster/replicas", Tags: []string{"cluster"},
+		Summary: "What the node that answers knows of its own replicas", Description: "No other node is asked."}, a.ownReplicas)
+	operation(a, huma.Operation{OperationID: "get-shard-hash", Method: http.MethodGet, Path: "/v1/cluster/shards/{shard}/hash", Tags: []string{"cluster"},
+		Summary: "Sum up a member's replica of a shard",
+		Description: "Replicas that have applied as much have the same hash, but for moments in which history comes of its retention's age. All of the " +
+			"shard is read; a node makes one hash at a time. 404 if the member has no replica of the shard, or an empty one."}, a.shardHash)
 	operation(a, huma.Operation{OperationID: "set-member-state", Method: http.MethodPut, Path: "/v1/cluster/members/{name}/state", Tags: []string{"cluster"},
 		Summary: "Drain a member, let it leave, or take a drain back",
 		Description: "Answers when this is committed; members and shards then show the progress. draining: its shards get other owners and its replicas move " +
@@ -156,6 +186,39 @@ func (a *api) listShards(ctx context.Context, c *call, _ *struct{}) (*listOutput
 		items[i] = shardViewOf(&found[i])
 	}
 	return page(items, c.path, nil, ""), nil
+}
+
+func (a *api) ownReplicas(ctx context.Context, _ *call, _ *struct{}) (*struct{ Body nodeReplicasView }, error) {
+	admin, err := a.admin()
+	if err != nil {
+		return nil, err
+	}
+	found, err := admin.OwnReplicas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := nodeReplicasView{Node: found.Node, Name: found.Name, Replicas: make([]ownReplicaView, len(found.Replicas))}
+	for i, r := range found.Replicas {
+		v.Replicas[i] = ownReplicaView(r)
+	}
+	return &struct{ Body nodeReplicasView }{v}, nil
+}
+
+type hashInput struct {
+	Shard  int    `path:"shard" minimum:"0" maximum:"65535" doc:"Number of the shard"` // int: see moveInput
+	Member string `query:"member" maxLength:"64" doc:"A member's name or id; default the node that answers"`
+}
+
+func (a *api) shardHash(ctx context.Context, _ *call, in *hashInput) (*struct{ Body shardHashView }, error) {
+	admin, err := a.admin()
+	if err != nil {
+		return nil, err
+	}
+	h, err := admin.ShardHash(ctx, dunlin.ShardID(in.Shard), in.Member)
+	if err != nil {
+		return nil, err
+	}
+	return &struct{ Body shardHashView }{shardHashView(*h)}, nil
 }
 
 type memberStateInput struct {

@@ -59,6 +59,28 @@ func (f *fakeCluster) ShardReplicas(context.Context) ([]dunlin.ShardReplicas, er
 	return slices.Clone(f.shards), f.problem
 }
 
+func (f *fakeCluster) OwnReplicas(context.Context) (*dunlin.NodeReplicas, error) {
+	f.Lock()
+	defer f.Unlock()
+	return &dunlin.NodeReplicas{Node: 1, Name: "n1", Replicas: []dunlin.OwnReplica{
+		{Shard: 0, Term: 3, Owns: 3, Leader: 1, LeaderTerm: 3, Applied: 100, Commit: 101}, {Shard: 1, Term: 2, LeaderTerm: 2, Applied: 7, Commit: 7}}}, f.problem
+}
+
+func (f *fakeCluster) ShardHash(_ context.Context, sh dunlin.ShardID, member string) (*dunlin.ShardHash, error) {
+	f.Lock()
+	defer f.Unlock()
+	h := &dunlin.ShardHash{Shard: sh, Node: 1, Name: "n1", Applied: 100, Hash: "3f9a"}
+	switch {
+	case int(sh) >= len(f.shards):
+		return nil, fmt.Errorf("%w: shard %d of %d", dunlin.ErrNotFound, sh, len(f.shards))
+	case member == "n2":
+		h.Node, h.Name = 2, "n2"
+	case member != "":
+		return nil, fmt.Errorf("%w: %s has no replica of shard %d", dunlin.ErrNotFound, member, sh)
+	}
+	return h, f.problem
+}
+
 func (f *fakeCluster) SetMember(_ context.Context, name string, state dunlin.MemberState) error {
 	f.Lock()
 	defer f.Unlock()
@@ -108,6 +130,20 @@ func TestClusterThroughTheClient(t *testing.T) {
 	if got, err := c.ShardReplicas(ctx); err != nil || fmt.Sprint(got) != fmt.Sprint(fake.shards) {
 		t.Errorf("shards: got %+v, %v\nwant %+v", got, err, fake.shards)
 	}
+	own, _ := fake.OwnReplicas(ctx)
+	if got, err := c.OwnReplicas(ctx); err != nil || fmt.Sprint(*got) != fmt.Sprint(*own) {
+		t.Errorf("own replicas: got %+v, %v\nwant %+v", got, err, own)
+	}
+	for _, member := range []string{"", "n2"} {
+		want, _ := fake.ShardHash(ctx, 1, member)
+		if got, err := c.ShardHash(ctx, 1, member); err != nil || *got != *want {
+			t.Errorf("hash on %q: got %+v, %v\nwant %+v", member, got, err, want)
+		}
+	}
+	if _, err := c.ShardHash(ctx, 1, "n3"); !errors.Is(err, dunlin.ErrNotFound) {
+		t.Errorf("hash of a replica that is not there: %v", err)
+	}
+	b.want(b.do("GET", "/v1/cluster/shards/70000/hash", ""), 422)
 	if err := c.SetMember(ctx, "n2", dunlin.MemberDraining); err != nil || fake.members[1].State != dunlin.MemberDraining {
 		t.Errorf("drain: %v, %+v", err, fake.members[1])
 	}
@@ -135,13 +171,15 @@ func TestClusterThroughTheClient(t *testing.T) {
 	b.want(b.do("GET", "/v1/cluster", ""), 503)
 	b.want(b.do("GET", "/v1/cluster/members", ""), 503)
 	b.want(b.do("GET", "/v1/cluster/shards", ""), 503)
+	b.want(b.do("GET", "/v1/cluster/replicas", ""), 503)
+	b.want(b.do("GET", "/v1/cluster/shards/1/hash", ""), 503)
 	if got := parse[memberView](t, b.want(b.do("PUT", "/v1/cluster/members/n2/state", `{"state":"draining"}`), 200)); got.Name != "n2" || got.State != dunlin.MemberDraining {
 		t.Errorf("a change that is committed, with nobody to tell of the members: %+v", got)
 	}
 	b.want(b.do("POST", "/v1/cluster/shards/1/move", `{}`), 422)
 	b.want(b.do("POST", "/v1/cluster/shards/70000/move", `{"to":"n1"}`), 422)
 	b.g.deps.Cluster = nil
-	for _, path := range []string{"/v1/cluster", "/v1/cluster/members", "/v1/cluster/shards"} {
+	for _, path := range []string{"/v1/cluster", "/v1/cluster/members", "/v1/cluster/shards", "/v1/cluster/replicas", "/v1/cluster/shards/0/hash"} {
 		b.want(b.do("GET", path, ""), 404)
 	}
 	b.want(b.do("PUT", "/v1/cluster/members/n2/state", `{"state":"draining"}`), 404)

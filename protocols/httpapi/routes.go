@@ -80,6 +80,8 @@ func routeTable() []route {
 		{pattern: "GET /v1/cluster", rule: ruleAdmin},
 		{pattern: "GET /v1/cluster/members", rule: ruleAdmin},
 		{pattern: "GET /v1/cluster/shards", rule: ruleAdmin},
+		{pattern: "GET /v1/cluster/shards/{shard}/hash", rule: ruleAdmin},
+		{pattern: "GET /v1/cluster/replicas", rule: ruleAdmin},
 		{pattern: "PUT /v1/cluster/members/{name}/state", rule: ruleAdmin},
 		{pattern: "POST /v1/cluster/shards/{shard}/move", rule: ruleAdmin},
 	}

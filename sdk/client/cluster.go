@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"github.com/dunlin-iot/dunlin"
@@ -33,6 +34,21 @@ func (c *Client) ShardReplicas(ctx context.Context) ([]dunlin.ShardReplicas, err
 		return nil, err
 	}
 	return l.Items, nil
+}
+
+// OwnReplicas says what the answering node knows of its own replicas; it asks no other node.
+func (c *Client) OwnReplicas(ctx context.Context) (*dunlin.NodeReplicas, error) {
+	return get[dunlin.NodeReplicas](ctx, c, "/v1/cluster/replicas", nil)
+}
+
+// ShardHash has a member sum up its replica of a shard; "" is the node that answers. Replicas that have applied as much have
+// the same hash. It reads all of the shard.
+func (c *Client) ShardHash(ctx context.Context, shard dunlin.ShardID, member string) (*dunlin.ShardHash, error) {
+	q := url.Values{}
+	if member != "" {
+		q.Set("member", member)
+	}
+	return get[dunlin.ShardHash](ctx, c, path("v1", "cluster", "shards", strconv.Itoa(int(shard)), "hash"), q)
 }
 
 // SetMember drains a member (dunlin.MemberDraining), takes that back (MemberActive) or lets it leave (MemberLeaving). It

@@ -229,12 +229,17 @@ func newClusterMembers(env Env) *cobra.Command {
 }
 
 func newClusterShards(env Env) *cobra.Command {
-	r, out, member, unsettled := remote{env: env}, output{}, "", false
-	c := &cobra.Command{Use: "shards", Short: "List the shards with their replicas", Args: exactArgs(),
+	r, out, member, unsettled, compared := remote{env: env}, output{}, "", false, false
+	c := &cobra.Command{Use: "shards", Short: "List the shards with their replicas, or compare these", Args: exactArgs(),
 		Long: "shards lists where each shard is. In the column of replicas the owner stands first; then what is not an\n" +
-			"up-to-date voter says so: n3(learner, 120 behind), n2(silent) if the owner has not heard of it lately.",
-		Example: "  dunlin cluster shards\n  dunlin cluster shards --member n2\n  dunlin cluster shards --unsettled        only those that move or lack something",
+			"up-to-date voter says so: n3(learner, 120 behind), n2(silent) if the owner has not heard of it lately.\n\n" +
+			"With --verify every member sums up its replicas, and those that have applied as much are compared: ok, behind (never\n" +
+			"seen at one index, as under load), unknown (no answer) or DIVERGED, which must never be, and makes it exit with 1.\n" +
+			"All that the shards hold is read once on each of their nodes.",
+		Example: "  dunlin cluster shards\n  dunlin cluster shards --member n2\n  dunlin cluster shards --unsettled        only those that move or lack something\n" +
+			"  dunlin cluster shards --verify           are all copies the same?",
 		RunE: func(c *cobra.Command, _ []string) error {
+			r.hasty = compared // compare asks again
 			cl, err := r.admin()
 			if err != nil {
 				return err
@@ -249,6 +254,9 @@ func newClusterShards(env Env) *cobra.Command {
 					shards = append(shards, all[i])
 				}
 			}
+			if compared {
+				return verify(c, &out, cl, shards)
+			}
 			return out.print(c, shards, func(w io.Writer) {
 				row(w, "SHARD", "OWNER", "REPLICAS", "COMMIT", "TERM", "SIZE", "DOING")
 				for i := range shards {
@@ -262,6 +270,7 @@ func newClusterShards(env Env) *cobra.Command {
 	out.flag(c)
 	c.Flags().StringVar(&member, "member", "", "only shards with a replica on this member (name or id)")
 	c.Flags().BoolVar(&unsettled, "unsettled", false, "only shards that move, lack something, or whose replicas are not all up to date")
+	c.Flags().BoolVar(&compared, "verify", false, "compare the replicas; exit with 1 if any that have applied as much are not the same")
 	return c
 }
 

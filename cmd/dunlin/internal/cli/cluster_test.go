@@ -27,7 +27,8 @@ type scripted struct {
 	shards  []dunlin.ShardReplicas
 	steps   [][]string // lines of the states to come
 	refuse  error
-	asked   func() // called when it is asked for its shards
+	asked   func()              // called when it is asked for its shards
+	hashes  map[string][]string // of "shard/member": INDEX:HASH, an answer each, the last one for good
 }
 
 func (s *scripted) ClusterStatus(context.Context) (*dunlin.ClusterStatus, error) {
@@ -86,6 +87,33 @@ func (s *scripted) ShardReplicas(context.Context) ([]dunlin.ShardReplicas, error
 	return slices.Clone(s.shards), s.refuse
 }
 
+func (s *scripted) OwnReplicas(context.Context) (*dunlin.NodeReplicas, error) {
+	return nil, fmt.Errorf("%w: nobody asks for this here", dunlin.ErrUnavailable)
+}
+
+func (s *scripted) ShardHash(_ context.Context, sh dunlin.ShardID, member string) (*dunlin.ShardHash, error) {
+	s.Lock()
+	defer s.Unlock()
+	i := slices.IndexFunc(s.members, func(m dunlin.Member) bool { return m.Name == member || m.ID.String() == member })
+	if i < 0 {
+		return nil, fmt.Errorf("member %q: %w", member, dunlin.ErrNotFound)
+	}
+	h := &dunlin.ShardHash{Shard: sh, Node: s.members[i].ID, Name: s.members[i].Name, Applied: 1200, Hash: "3f9a77c2aa"}
+	key := fmt.Sprintf("%d/%s", sh, h.Name)
+	if list := s.hashes[key]; len(list) > 0 {
+		index, sum, _ := strings.Cut(list[0], ":")
+		if len(list) > 1 {
+			s.hashes[key] = list[1:]
+		}
+		if sum == "" {
+			return nil, fmt.Errorf("%w: %s", dunlin.ErrUnavailable, index)
+		}
+		h.Applied, _ = strconv.ParseUint(index, 10, 64)
+		h.Hash = sum
+	}
+	return h, nil
+}
+
 func (s *scripted) SetMember(_ context.Context, name string, state dunlin.MemberState) error {
 	s.Lock()
 	defer s.Unlock()
@@ -124,6 +152,7 @@ func (s *scripted) find(name string) *dunlin.Member {
 //
 //	member NAME [state=S] [zone=Z] [down=SPAN] [gone]
 //	shard N [owner=NAME] [on=NAME,NAME:BEHIND,…] [learner=NAME:BEHIND] [silent=NAME] [moving=WORDS_WITH_UNDERSCORES] [missing=WORDS]
+//	hash N NAME INDEX:HASH|REFUSAL …
 //	moves WORDS, problem WORDS, refuse WORD
 func (s *scripted) set(line string) {
 	f := strings.Fields(line)
@@ -138,6 +167,11 @@ func (s *scripted) set(line string) {
 		s.status.Problems = append(s.status.Problems, words)
 	case "refuse":
 		s.refuse = map[string]error{"unavailable": dunlin.ErrUnavailable, "forbidden": dunlin.ErrForbidden, "not-found": dunlin.ErrNotFound, "nothing": nil}[f[1]]
+	case "hash":
+		if s.hashes == nil {
+			s.hashes = map[string][]string{}
+		}
+		s.hashes[f[1]+"/"+f[2]] = f[3:]
 	case "member":
 		s.setMember(f[1], f[2:])
 	case "shard":

@@ -20,6 +20,7 @@ type remote struct {
 	server string
 	token  string
 	read   string
+	hasty  bool                  // a node that refuses for the moment is not asked again by itself
 	lacks  []dunlin.MissingShard // shards that did not answer
 }
 
@@ -45,7 +46,11 @@ func (r *remote) client() (*client.Client, error) {
 			token = r.env.Getenv(key)
 		}
 	}
-	return client.New(server, client.Options{Token: token, Agent: "dunlin/" + version, Read: level,
+	retries := 0 // the client's default
+	if r.hasty {
+		retries = -1
+	}
+	return client.New(server, client.Options{Token: token, Agent: "dunlin/" + version, Read: level, Retries: retries,
 		Missing: func(shards []dunlin.MissingShard) { r.lacks = append(r.lacks, shards...) }})
 }
 
