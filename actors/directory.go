@@ -17,6 +17,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -236,6 +237,42 @@ func (d *Directory) Owned(shard dunlin.ShardID) (term uint64, ok bool) {
 	return term, s.open.Load()
 }
 
+// Holds reports whether this node has uplinks of the shard that are not answered: in its mailbox, its cells, or proposed.
+func (d *Directory) Holds(shard dunlin.ShardID) bool { return d.shards[shard].box.events.Load() > 0 }
+
+// Post takes uplinks of one shard as Ingest does, but without asking Elsewhere whether it holds older ones: they are those, or
+// they are other nodes'. It returns what it did not take because this node does not own the shard any more.
+func (d *Directory) Post(shard dunlin.ShardID, first *dunlin.Uplink) (left *dunlin.Uplink) {
+	d.entering.Add(1)
+	defer d.entering.Add(-1)
+	s, n := &d.shards[shard], int64(0)
+	var err error
+	for u := first; u != nil && left == nil; {
+		next := u.Next
+		if err == nil {
+			err = d.fault()
+		}
+		switch {
+		case err == nil && !s.open.Load():
+			left = u
+		case err == nil && s.reserve(u):
+			s.box.post(u)
+			n++
+		default: // what is behind an uplink that is refused must not be before it, when that comes again
+			if err == nil {
+				err = errMailbox
+			}
+			u.Next = nil
+			d.tell(u, refusal(err))
+		}
+		u = next
+	}
+	if n > 0 {
+		d.beat.posted(n)
+	}
+	return left
+}
+
 // Ingest implements dunlin.Ingestor. With an Elsewhere, uplinks of shards that this node does not own go there.
 func (d *Directory) Ingest(first *dunlin.Uplink) {
 	d.entering.Add(1)
@@ -266,22 +303,24 @@ const (
 	passedOn
 )
 
+// admit takes an uplink, or hands it to Elsewhere: what this node does not own, and what must not pass older uplinks of the shard
+// that are still there although it does.
 func (d *Directory) admit(u *dunlin.Uplink) int {
 	s := &d.shards[d.cfg.ShardOf(u.DeviceKey)]
-	var err error
+	e := d.elsewhere.Load()
+	err := d.fault()
 	switch {
-	case d.closing.Load():
-		err = errClosing
-	case !s.open.Load():
-		if e := d.elsewhere.Load(); e != nil {
+	case errors.Is(err, errClosing):
+	case e != nil && (*e).Holds(s.id), !s.open.Load():
+		if e != nil {
 			u.Next = nil
 			if (*e).Take(s.id, u) {
 				return passedOn
 			}
 		}
 		err = errNotOwner
-	case d.refuses(&err):
-	case !s.box.reserve(cost(u), int64(d.cfg.MailboxEvents), d.cfg.MailboxBytes):
+	case err != nil:
+	case !s.reserve(u):
 		err = errMailbox
 	default:
 		s.box.post(u)
@@ -292,19 +331,27 @@ func (d *Directory) admit(u *dunlin.Uplink) int {
 	return answered
 }
 
-// refuses reports whether no uplinks are to be taken now, and why.
-func (d *Directory) refuses(err *error) bool {
-	*err = d.cfg.Refuse()
-	return *err != nil
+// fault is why no uplinks are to be taken now.
+func (d *Directory) fault() error {
+	if d.closing.Load() {
+		return errClosing
+	}
+	return d.cfg.Refuse()
+}
+
+func (s *shard) reserve(u *dunlin.Uplink) bool {
+	return s.box.reserve(cost(u), int64(s.dir.cfg.MailboxEvents), s.dir.cfg.MailboxBytes)
 }
 
 // Elsewhere is where uplinks and questions go whose shard this node does not own: *router.Router.
 type Elsewhere interface {
 	// Take takes an uplink over, with the duty to have its Waiter told, or returns false: then it is refused. It must not block.
 	Take(shard dunlin.ShardID, u *dunlin.Uplink) bool
-	// TakeBack is Take for an uplink that waited here when the shard went; it came before all that Take was given since. tried
-	// says that it was proposed and may be committed all the same.
+	// TakeBack is Take for an uplink that waited here when the shard went; it came before all of its sender's that Take was given
+	// since, none of which may be sent anywhere as long as Holds of this Directory says that there are more such. tried says that it was proposed and may be committed all the same.
 	TakeBack(shard dunlin.ShardID, u *dunlin.Uplink, tried bool) bool
+	// Holds reports whether uplinks that Take or TakeBack took over are not answered and not back. It is asked for every uplink.
+	Holds(shard dunlin.ShardID) bool
 	// Flush tells that no more is coming together with what Take took over. It must not block.
 	Flush()
 	// AskTwin has answer called exactly once, from any goroutine, with the device's committed twin.

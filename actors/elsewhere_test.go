@@ -17,6 +17,7 @@ type elsewhere struct {
 	fresh   []uint64
 	back    []uint64 // not tried
 	tried   []uint64
+	order   []uint64 // of all
 	flushes int
 	refuses bool
 }
@@ -37,11 +38,13 @@ func (e *elsewhere) take(to *[]uint64, u *dunlin.Uplink) bool {
 		panic("an uplink comes with its chain")
 	}
 	if !e.refuses {
-		*to = append(*to, u.Tag)
+		*to, e.order = append(*to, u.Tag), append(e.order, u.Tag)
 		u.Waiter.Done(u, dunlin.Receipt{Seq: 99})
 	}
 	return !e.refuses
 }
+
+func (e *elsewhere) Holds(dunlin.ShardID) bool { return false }
 
 func (e *elsewhere) Flush() {
 	e.mu.Lock()
@@ -73,11 +76,17 @@ func TestElsewhere(t *testing.T) {
 		synctest.Wait()
 		n.Disown(0)
 		synctest.Wait()
+		if len(e.back) > 0 || !n.Holds(0) {
+			t.Errorf("%v went before what is in flight, holds %v", e.back, n.Holds(0))
+		}
 		for _, p := range n.log.take() {
 			p.done(0, dunlin.ErrNotOwner)
 		}
 		b.wait()
 		synctest.Wait()
+		if len(e.order) != 6 || e.order[4]+e.order[5] != 5+6 || n.Holds(0) {
+			t.Errorf("went elsewhere: %v, holds %v", e.order, n.Holds(0))
+		}
 		slices.Sort(e.back) // two devices'
 		slices.Sort(e.tried)
 		if !slices.Equal(e.back, []uint64{5, 6}) || !slices.Equal(e.tried, []uint64{1, 3}) || e.flushes < 2 {

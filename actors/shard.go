@@ -47,6 +47,7 @@ type shard struct {
 	lost    uint64 // the term that the committer has refused to go on in, and nobody else has ended; 0: none
 	cells   cells
 	backlog chain   // uplinks taken from the mailbox, not yet in a turn
+	tried   chain   // uplinks proposed in a term that ended over it: older than the backlog, and perhaps committed
 	flying  []*turn // proposed and not back
 	current *turn   // being gathered
 	settled *turn   // being settled
@@ -58,7 +59,6 @@ type shard struct {
 	}
 	recheck bool // the store may show timers again that are in flight
 	stalled bool // the backlog waits for turns to come back
-	beyond  bool // more uplinks of a device are being answered than its dedupe window remembers
 	passed  bool // uplinks went elsewhere, which is to be told
 	counted int  // cells, as last told
 
@@ -168,11 +168,11 @@ func (s *shard) settleAll() {
 	}
 }
 
-// own begins a term. Whatever an earlier one left behind is dropped; if turns of it are still in flight they come first,
-// because their devices' state is not known before.
+// own begins a term. Uplinks that an earlier one left behind are worked off in this one; if turns of it are still in flight they
+// come first, because their devices' state is not known before.
 func (s *shard) own(term uint64) {
 	s.endTerm()
-	s.drop(errNotOwner)
+	s.clearCells()
 	s.coming, s.lost = term, 0
 	s.begin()
 	s.giveBack()
@@ -184,6 +184,11 @@ func (s *shard) begin() {
 		return
 	}
 	s.cells.clear()
+	for u := s.tried.first; u != nil; u = u.Next {
+		u.Flags |= dunlin.FlagForwarded // the device looks whether it was committed
+	}
+	s.backlog.prepend(s.tried.first, int(s.tried.n))
+	s.tried = chain{}
 	s.term, s.coming = s.coming, 0
 	s.dir.owned.Add(1)
 	s.taking.Store(s.term)
@@ -195,18 +200,27 @@ func (s *shard) begin() {
 	s.moreUpdates()
 }
 
-// disown ends the term: nothing is taken any more, and what is not in flight is refused. What is in flight will come back.
+// disown ends the term: nothing is taken any more. What is in flight will come back; then what waits goes elsewhere, behind it,
+// or is refused.
 func (s *shard) disown() {
 	if s.term != 0 {
 		s.dir.cfg.Log.Debug("shard given up", slog.Int("shard", int(s.id)), slog.Uint64("term", s.term))
 	}
 	s.open.Store(false)
 	s.endTerm()
+	s.clearCells()
 	s.coming, s.lost = 0, 0
 	s.due.Store(0)
-	s.drop(errNotOwner)
+	s.leave()
 	s.failUpdates(errNotOwner)
 	s.giveBack()
+}
+
+// leave gives up the uplinks that wait, if no term has begun or is about to and nothing older is in flight.
+func (s *shard) leave() {
+	if s.term == 0 && s.coming == 0 && len(s.flying) == 0 {
+		s.drop(errNotOwner)
+	}
 }
 
 // lose ends the term because the committer takes nothing more in it. Most often somebody else is about to own the shard, and
@@ -234,13 +248,24 @@ func (s *shard) endTerm() {
 	}
 }
 
+// clearCells forgets all cells; what waits in them is older than the backlog. Cells of turns in flight live on in these.
+func (s *shard) clearCells() {
+	for _, c := range s.cells.ring {
+		s.backlog.prepend(c.Release())
+	}
+	s.cells.clear()
+}
+
 // drop forgets all cells and refuses the uplinks that wait in them and in the mailbox.
 func (s *shard) drop(err error) {
+	for u := s.tried.pop(); u != nil; u = s.tried.pop() {
+		s.answerTried(u, err)
+	}
+	s.dropCells(err)
 	s.backlog.append(s.box.take())
 	for u := s.backlog.pop(); u != nil; u = s.backlog.pop() {
 		s.answer(u, refusal(err))
 	}
-	s.dropCells(err)
 }
 
 // dropCells forgets all cells and refuses the uplinks that wait in them. Cells of turns in flight live on in these.
@@ -314,11 +339,22 @@ func (s *shard) bury() {
 func (s *shard) answer(u *dunlin.Uplink, r dunlin.Receipt) {
 	s.freedEvents++
 	s.freedBytes += cost(u)
-	if r.Err != nil && !s.beyond && errors.Is(r.Err, dunlin.ErrNotOwner) && s.dir.passBack(s.id, u, r.Err != errNotOwner) {
+	if r.Err == errNotOwner && s.dir.passBack(s.id, u, false) {
 		s.passed = true
 		return
 	}
 	s.dir.tell(u, r)
+}
+
+// answerTried is answer for an uplink that was proposed, and may be committed all the same.
+func (s *shard) answerTried(u *dunlin.Uplink, err error) {
+	s.freedEvents++
+	s.freedBytes += cost(u)
+	if err == errNotOwner && s.dir.passBack(s.id, u, true) {
+		s.passed = true
+		return
+	}
+	s.dir.tell(u, refusal(err))
 }
 
 func (s *shard) answerAll(a device.Answers) {

@@ -72,10 +72,8 @@ func (d *Directory) freeTurn(t *turn) {
 func (s *shard) takeTurn() {
 	s.backlog.append(s.box.take())
 	if s.term == 0 {
-		if s.coming == 0 {
-			s.drop(errNotOwner)
-		}
-		return // or the term begins when the old turns are back
+		s.leave()
+		return // or the term begins, or ends, when the old turns are back
 	}
 	if s.stalled = len(s.flying) >= flyingMax; s.stalled {
 		return // settle goes on
@@ -274,6 +272,7 @@ func (s *shard) settle(t *turn) {
 	switch {
 	case s.term == 0:
 		s.begin()
+		s.leave()
 	case lost:
 		s.lose()
 	case s.recheck:
@@ -325,23 +324,33 @@ func (s *shard) requeue(c *cell) {
 	if !c.Waits() {
 		return
 	}
-	if c.place < 0 { // the shard was given up meanwhile
-		s.refuseQueue(c, errNotOwner)
-		return
-	}
 	s.backlog.prepend(c.Release())
 }
 
 // settleFailure drops the cells of a turn that was not committed: the store knows better how they are. If the shard has another
-// owner by now, that may have committed the turn; its uplinks may be tried there if the device's dedupe window can tell.
+// owner by now, or this node owns it again, that may have committed the turn; its uplinks may be tried there if the device's
+// dedupe window can tell.
 func (s *shard) settleFailure(t *turn) {
 	s.dir.met.failed(t.err)
-	r := refusal(t.err)
+	moved := errors.Is(t.err, dunlin.ErrNotOwner)
 	for i, c := range t.cells {
-		s.beyond = len(t.changes[i].Inputs) > dunlin.SeenMax
-		s.abort(c, r)
-		s.beyond = false
-		s.refuseQueue(c, t.err)
+		known := moved && len(t.changes[i].Inputs) <= dunlin.SeenMax
+		for a := c.Abort(refusal(t.err)); ; {
+			u, r := a.Next()
+			if u == nil {
+				break
+			}
+			if known && u.MessageID != 0 {
+				s.tried.append(u, u)
+			} else {
+				s.answer(u, r)
+			}
+		}
+		if moved { // they were not even tried
+			s.backlog.prepend(c.Release())
+		} else {
+			s.refuseQueue(c, t.err)
+		}
 		s.cells.remove(c)
 	}
 }

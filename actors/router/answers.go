@@ -10,23 +10,121 @@ import (
 	"github.com/dunlin-iot/dunlin"
 )
 
-// send does what Flush found to do. It runs without the lock; a call may come back before Go returns.
-func (r *Router) send(out *outbox) {
-	for _, it := range out.refused {
-		r.met.unavailable.Inc()
-		tell(it.u, refusal(out.why))
-	}
-	if len(out.local) > 0 {
-		for i := range out.local[1:] {
-			out.local[i].u.Next = out.local[i+1].u
-		}
-		r.deps.Local.Ingest(out.local[0].u)
+// send does what Flush found to do, and reports whether Flush should look again. It runs without the lock; a call may come back
+// before Go returns.
+func (r *Router) send(out *outbox) (again bool) {
+	r.tellAll(out.refused)
+	for i := range out.local {
+		r.handOver(&out.local[i])
 	}
 	for _, c := range out.calls {
 		body := appendBatch(make([]byte, 0, 64+c.bytes/4), r.life, c.parts)
 		r.met.calls.Inc()
 		r.met.forwarded.Add(float64(c.uplinks))
 		r.deps.Caller.Go(c.peer.node, methodUplinks, body, func(reply []byte, err error) { r.returned(c, reply, err) })
+	}
+	return len(out.local) > 0
+}
+
+// handOver gives a lane's uplinks to the Directory. What comes for the shard meanwhile waits behind them, and what the Directory
+// does not take goes back to where it was.
+func (r *Router) handOver(p *part) {
+	n := len(p.items)
+	for i := 1; i < n; i++ {
+		p.items[i-1].u.Next = p.items[i].u
+	}
+	var first *dunlin.Uplink
+	if n > 0 {
+		first = r.deps.Local.Post(p.shard, p.items[0].u)
+	}
+	taken := 0
+	for taken < n && p.items[taken].u != first { // those may be anybody's by now, but this one is still ours
+		taken++
+	}
+	l := &r.mu.lanes[p.shard]
+	r.tellAll(r.handedOver(l, p.items[taken:], taken))
+}
+
+// handedOver puts back what is left.
+func (r *Router) handedOver(l *lane, left []item, taken int) (told []verdict) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.busy = false
+	l.held.Add(int64(-taken))
+	bytes := int64(0)
+	for i := range left {
+		if left[i].u.Next = nil; r.mu.closed {
+			told = append(told, verdict{u: left[i].u, receipt: refusal(errClosing), lane: l})
+		}
+		left[i].early = false // what has yet to come back from there was before
+		bytes += int64(left[i].bytes)
+	}
+	if told != nil {
+		return told
+	}
+	l.insert(left...)
+	l.bytes += bytes
+	r.accountLocked(r.windowLocked(l), len(left), bytes)
+	r.touchLocked(l)
+	return nil
+}
+
+// refuses reports whether an uplink of this device is being refused: this one must not be before it.
+func (l *lane) refuses(u *dunlin.Uplink) bool {
+	_, ok := l.refused[u.DeviceKey]
+	return ok
+}
+
+// refuseLocked decides that an uplink is refused for now, and whatever else comes of its device until it is told.
+func (l *lane) refuseLocked(u *dunlin.Uplink, rec dunlin.Receipt, told []verdict) []verdict {
+	if l.refused == nil {
+		l.refused = map[dunlin.DeviceKey]struct{}{}
+	}
+	l.refused[u.DeviceKey] = struct{}{}
+	l.telling++
+	return append(told, verdict{u: u, receipt: rec, lane: l, refused: true})
+}
+
+// cascadeLocked refuses what waits in a lane behind uplinks that are refused.
+func (r *Router) cascadeLocked(l *lane, told []verdict) []verdict {
+	if l.refused == nil || len(l.queue) == 0 {
+		return told
+	}
+	keep := l.queue[:0:0]
+	for _, it := range l.queue {
+		if !l.refuses(it.u) {
+			keep = append(keep, it)
+			continue
+		}
+		told = l.refuseLocked(it.u, refusal(errBehind), told)
+		l.bytes -= int64(it.bytes)
+		r.accountLocked(r.windowLocked(l), -1, -int64(it.bytes))
+	}
+	l.queue = keep
+	return told
+}
+
+// tellAll tells what was decided.
+func (r *Router) tellAll(told []verdict) {
+	refused := false
+	for _, v := range told {
+		r.met.told(v.receipt)
+		refused = refused || v.refused
+		tell(v.u, v.receipt)
+		v.lane.held.Add(-1) // only now: who is told asks what it may do next
+	}
+	if !refused {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range told {
+		if !v.refused {
+			continue
+		}
+		if v.lane.telling--; v.lane.telling == 0 {
+			v.lane.refused = nil
+		}
 	}
 }
 
@@ -59,10 +157,7 @@ func (r *Router) returned(c *call, reply []byte, err error) {
 			r.deps.Owners.Hint(c.parts[i].shard, a.hint, a.hintTerm)
 		}
 	}
-	for _, v := range told {
-		r.met.told(v.receipt)
-		tell(v.u, v.receipt)
-	}
+	r.tellAll(told)
 	if !closed {
 		r.Flush()
 	}
@@ -72,6 +167,8 @@ func (r *Router) returned(c *call, reply []byte, err error) {
 type verdict struct {
 	u       *dunlin.Uplink
 	receipt dunlin.Receipt
+	lane    *lane
+	refused bool // for now, so that it will come again
 }
 
 // end takes a call out of those in flight; false if somebody else has.
@@ -113,13 +210,17 @@ func (r *Router) judgeLocked(c *call, p *part, a *answer, now time.Duration, tol
 			rec = a.receipts[i]
 			once = rec.Err != nil && errors.Is(rec.Err, dunlin.ErrNotOwner) && it.again(now, r.cfg.WaitMax)
 		}
-		if once && !r.mu.closed {
+		switch {
+		case once && !r.mu.closed && !l.refuses(it.u):
 			it.early = true
 			again = append(again, it)
-		} else {
-			told = append(told, verdict{it.u, rec})
+		case rec.Err != nil && laterMaybe(rec.Err):
+			told = l.refuseLocked(it.u, rec, told)
+		default:
+			told = append(told, verdict{u: it.u, receipt: rec, lane: l})
 		}
 	}
+	told = r.cascadeLocked(l, told)
 	if len(again) == 0 {
 		r.touchLocked(l)
 		return told
@@ -139,6 +240,11 @@ func (r *Router) judgeLocked(c *call, p *part, a *answer, now time.Duration, tol
 	l.queue = append(again, l.queue...)
 	r.touchLocked(l)
 	return told
+}
+
+// laterMaybe reports whether a refusal is for now only.
+func laterMaybe(err error) bool {
+	return errors.Is(err, dunlin.ErrUnavailable) || errors.Is(err, dunlin.ErrNotOwner) || errors.Is(err, dunlin.ErrOverloaded)
 }
 
 // again reports whether an uplink that was sent in vain may be sent again: once at least, and for a while.
@@ -233,7 +339,7 @@ func (r *Router) tick() {
 	}
 	now := r.now()
 	r.mu.armed = 0
-	out := outbox{why: errNobody}
+	var out outbox
 	r.overdueLocked(now, &out)
 	late := r.lateLocked(now)
 	r.placeLocked(now, &out)
@@ -244,7 +350,9 @@ func (r *Router) tick() {
 		}
 	}
 	r.mu.Unlock()
-	r.send(&out)
+	if r.send(&out) {
+		r.Flush()
+	}
 	for _, c := range late {
 		r.returned(c, nil, errLost)
 	}
@@ -257,11 +365,11 @@ func (r *Router) overdueLocked(now time.Duration, out *outbox) {
 		l.place = laneIdle
 		keep := l.queue[:0:0]
 		for _, it := range l.queue {
-			if now-it.since < r.cfg.WaitMax {
+			if now-it.since < r.cfg.WaitMax && !l.refuses(it.u) {
 				keep = append(keep, it)
 				continue
 			}
-			out.refused = append(out.refused, it)
+			out.refused = l.refuseLocked(it.u, refusal(errNobody), out.refused)
 			l.bytes -= int64(it.bytes)
 			r.accountLocked(r.windowLocked(l), -1, -int64(it.bytes))
 		}
@@ -321,20 +429,20 @@ func (r *Router) stop() {
 	}
 	r.mu.closed = true
 	var calls []*call
-	var left []item
+	var left []verdict
 	for _, p := range r.mu.peers {
 		calls = append(calls, p.calls...)
 	}
 	for i := range r.mu.lanes {
 		l := &r.mu.lanes[i]
-		left = append(left, l.queue...)
+		for _, it := range l.queue {
+			left = append(left, verdict{u: it.u, receipt: refusal(errClosing), lane: l})
+		}
 		r.emptyLocked(l)
 	}
 	r.mu.Unlock()
 	r.timer.Stop()
-	for _, it := range left {
-		tell(it.u, refusal(errClosing))
-	}
+	r.tellAll(left)
 	for len(r.mail) > 0 { // nothing comes in any more, but somebody may still be answering
 		select {
 		case m := <-r.mail:

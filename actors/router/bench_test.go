@@ -28,13 +28,16 @@ func fleet(devices int) []*dunlin.Uplink {
 type instantly struct{}
 
 func (instantly) Owned(dunlin.ShardID) (uint64, bool) { return 1, true }
-func (instantly) Ingest(first *dunlin.Uplink) {
+func (instantly) Holds(dunlin.ShardID) bool           { return false }
+func (i instantly) Ingest(first *dunlin.Uplink)       { i.Post(0, first) }
+func (instantly) Post(_ dunlin.ShardID, first *dunlin.Uplink) *dunlin.Uplink {
 	for u := first; u != nil; {
 		next := u.Next
 		u.Next = nil
 		u.Waiter.Done(u, dunlin.Receipt{Seq: 4711})
 		u = next
 	}
+	return nil
 }
 
 // BenchmarkForward is what a forwarded uplink costs both nodes besides the call itself: it is taken, encoded, decoded, handed to

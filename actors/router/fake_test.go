@@ -25,6 +25,10 @@ type nowhere struct{}
 
 func (nowhere) Owned(dunlin.ShardID) (uint64, bool) { return 0, false }
 func (nowhere) Ingest(*dunlin.Uplink)               { panic("nothing is owned here") }
+func (nowhere) Holds(dunlin.ShardID) bool           { return false }
+func (nowhere) Post(dunlin.ShardID, *dunlin.Uplink) *dunlin.Uplink {
+	panic("nothing is owned here")
+}
 
 // goFunc is a Caller of uplinks alone.
 type goFunc func(method string, body []byte, done func([]byte, error))

@@ -3,6 +3,7 @@ package router
 import (
 	"hash/maphash"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
@@ -64,15 +65,18 @@ const (
 
 // lane is what waits to be sent for one shard, oldest first.
 type lane struct {
-	shard dunlin.ShardID
-	queue []item
-	bytes int64
-	place uint8
-	busy  bool   // a call with uplinks of it is in flight
-	calls uint64 // numbers its calls
-	peer  *peer  // in whose window the queue counts; nil: in nobody's, which is for those without an owner
-	term  uint64
-	avoid struct { // who is not to be tried again before
+	shard   dunlin.ShardID
+	held    atomic.Int64 // uplinks in queue, in flight and being told; none of its senders' passes by while there are any
+	queue   []item
+	bytes   int64
+	place   uint8
+	busy    bool                          // a call with uplinks of it is in flight, or they are on their way to the Directory
+	calls   uint64                        // numbers its calls
+	telling int                           // refusals that are being told
+	refused map[dunlin.DeviceKey]struct{} // … of which devices: what comes of them meanwhile is refused, too
+	peer    *peer                         // in whose window the queue counts; nil: in nobody's, which is for those without an owner
+	term    uint64
+	avoid   struct { // who is not to be tried again before
 		node  dunlin.NodeID
 		term  uint64
 		until time.Duration
@@ -109,6 +113,9 @@ type part struct {
 // Ingest implements dunlin.Ingestor. Uplinks of shards that are not owned here come back by Take.
 func (r *Router) Ingest(first *dunlin.Uplink) { r.deps.Local.Ingest(first) }
 
+// Holds implements actors.Elsewhere.
+func (r *Router) Holds(sh dunlin.ShardID) bool { return r.mu.lanes[sh].held.Load() > 0 }
+
 // Take implements actors.Elsewhere. What came from another node goes back there: that node's Router knows what it has tried.
 func (r *Router) Take(sh dunlin.ShardID, u *dunlin.Uplink) bool { return r.take(sh, item{u: u}) }
 
@@ -131,6 +138,11 @@ func (r *Router) take(sh dunlin.ShardID, it item) bool {
 	case r.mu.closed:
 		r.mu.Unlock()
 		return false
+	case !it.early && l.refuses(u):
+		r.mu.Unlock()
+		r.met.unavailable.Inc()
+		tell(u, refusal(errBehind))
+		return true
 	case p.uplinks >= r.cfg.WindowUplinks || p.bytes+int64(it.bytes) > r.cfg.WindowBytes:
 		r.mu.Unlock()
 		r.met.overloaded.Inc()
@@ -145,6 +157,7 @@ func (r *Router) take(sh dunlin.ShardID, it item) bool {
 	p.uplinks++
 	p.bytes += int64(it.bytes)
 	l.bytes += int64(it.bytes)
+	l.held.Add(1)
 	if it.early {
 		l.insert(it)
 	} else {
@@ -155,13 +168,13 @@ func (r *Router) take(sh dunlin.ShardID, it item) bool {
 	return true
 }
 
-// insert puts an early item behind the other early ones.
-func (l *lane) insert(it item) {
+// insert puts items behind the early ones.
+func (l *lane) insert(items ...item) {
 	n := 0
 	for n < len(l.queue) && l.queue[n].early {
 		n++
 	}
-	l.queue = slices.Insert(l.queue, n, it)
+	l.queue = slices.Insert(l.queue, n, items...)
 }
 
 func tell(u *dunlin.Uplink, rec dunlin.Receipt) {
@@ -188,25 +201,32 @@ func (r *Router) touchLocked(l *lane) {
 
 // Flush implements actors.Elsewhere: what can be sent is sent, by the caller.
 func (r *Router) Flush() {
-	r.mu.Lock()
-	if len(r.mu.touched) == 0 {
+	for range flushesMax {
+		r.mu.Lock()
+		if len(r.mu.touched) == 0 {
+			r.mu.Unlock()
+			return
+		}
+		now := r.now()
+		var out outbox
+		r.placeLocked(now, &out)
+		r.gatherLocked(now, &out)
 		r.mu.Unlock()
-		return
+		if !r.send(&out) {
+			return
+		}
 	}
-	now := r.now()
-	var out outbox
-	r.placeLocked(now, &out)
-	r.gatherLocked(now, &out)
-	r.mu.Unlock()
-	r.send(&out)
+	r.Changed() // others go on filling what this goroutine empties
 }
+
+// flushesMax is how often a Flush looks for what came to shards of ours while it handed over what was before.
+const flushesMax = 4
 
 // outbox is what is to be done once the lock is released.
 type outbox struct {
 	calls   []*call
-	local   []item // of shards that turned out to be ours
-	refused []item
-	why     error
+	local   []part // of shards that turned out to be ours
+	refused []verdict
 }
 
 // placeLocked finds each touched lane its place.
@@ -222,13 +242,14 @@ func (r *Router) placeLocked(now time.Duration, out *outbox) {
 // assignLocked puts a lane on the list of its owner, or of those without one. A shard that is ours is not a lane's matter.
 func (r *Router) assignLocked(l *lane, now time.Duration, out *outbox) {
 	if _, ok := r.deps.Local.Owned(l.shard); ok {
-		out.local = append(out.local, l.queue...)
+		out.local = append(out.local, part{shard: l.shard, items: l.queue})
 		r.emptyLocked(l)
+		l.busy = true // until they are handed over
 		return
 	}
 	node, term, ok := r.deps.Owners.Owner(l.shard)
-	if ok && (node == r.cfg.Self || node == l.avoid.node && term <= l.avoid.term && now < l.avoid.until) {
-		ok = false // it is us, but not yet; or who has just said no
+	if ok && (node == r.cfg.Self || r.deps.Local.Holds(l.shard) || node == l.avoid.node && term <= l.avoid.term && now < l.avoid.until) {
+		ok = false // it is us, but not yet; or older ones are still to come back; or who has just said no
 	}
 	var p *peer
 	if ok {

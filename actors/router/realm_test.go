@@ -70,12 +70,14 @@ func (r *resident) has(sh dunlin.ShardID) bool { return slices.Contains(r.replic
 func (r *resident) Owner(sh dunlin.ShardID) (dunlin.NodeID, uint64, bool) {
 	return r.owner[sh], 1, r.owner[sh] != 0
 }
-func (r *resident) Hint(dunlin.ShardID, dunlin.NodeID, uint64)    {}
-func (r *resident) Replicas(sh dunlin.ShardID) []dunlin.NodeID    { return r.replicas[sh] }
-func (r *resident) Voters(sh dunlin.ShardID) []dunlin.NodeID      { return r.replicas[sh] }
-func (r *resident) Owned(sh dunlin.ShardID) (uint64, bool)        { return 1, r.owner[sh] == r.id }
-func (r *resident) Ingest(*dunlin.Uplink)                         {}
-func (r *resident) Fresh(sh dunlin.ShardID) (time.Duration, bool) { return r.lag, r.has(sh) }
+func (r *resident) Hint(dunlin.ShardID, dunlin.NodeID, uint64)         {}
+func (r *resident) Replicas(sh dunlin.ShardID) []dunlin.NodeID         { return r.replicas[sh] }
+func (r *resident) Voters(sh dunlin.ShardID) []dunlin.NodeID           { return r.replicas[sh] }
+func (r *resident) Owned(sh dunlin.ShardID) (uint64, bool)             { return 1, r.owner[sh] == r.id }
+func (r *resident) Ingest(*dunlin.Uplink)                              {}
+func (r *resident) Holds(dunlin.ShardID) bool                          { return false }
+func (r *resident) Post(dunlin.ShardID, *dunlin.Uplink) *dunlin.Uplink { return nil }
+func (r *resident) Fresh(sh dunlin.ShardID) (time.Duration, bool)      { return r.lag, r.has(sh) }
 func (r *resident) LoadDevice(sh dunlin.ShardID, k dunlin.DeviceKey) (*dunlin.DeviceState, bool, error) {
 	r.must(sh)
 	st := r.states[k]

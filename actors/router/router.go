@@ -9,7 +9,10 @@
 //
 // Invariants:
 //   - An uplink is answered exactly once: it is in one lane or one call, and whoever takes it out of there answers it.
-//   - A lane has one call in flight, so uplinks of a device reach its owner in the order they came in.
+//   - A lane has one call in flight, so uplinks of a device reach its owner in the order they came in. While a lane has anything,
+//     what comes for its shard goes through it, also if the shard is this node's by then (Holds); and while the Directory has
+//     anything of a shard that it gave up, the shard's lane waits for that to come back.
+//   - Who refuses an uplink for now refuses what is behind it of the same device: it will come again, and then be first.
 //   - What is sent twice is stored once: before it is first sent, an uplink has a message id, and FlagForwarded has the device
 //     look for exactly this uplink in its dedupe window. No more uplinks of a device are in a call than the window remembers,
 //     and a call that is overtaken by a later one of its lane is refused (fences).
@@ -84,6 +87,11 @@ type Caller interface {
 // Local is where this node's own uplinks go: *actors.Directory.
 type Local interface {
 	Ingest(first *dunlin.Uplink)
+	// Post takes uplinks of one shard past what Holds of the Router says, and returns those that it did not take because this
+	// node does not own the shard (any more).
+	Post(shard dunlin.ShardID, first *dunlin.Uplink) (left *dunlin.Uplink)
+	// Holds reports whether there are uplinks of the shard that are not answered.
+	Holds(shard dunlin.ShardID) bool
 	// Owned returns the term in which this node takes the shard's uplinks, and whether it does.
 	Owned(shard dunlin.ShardID) (term uint64, ok bool)
 }
@@ -258,6 +266,7 @@ var (
 	errWindow  = fmt.Errorf("%w: too many uplinks are on their way to the shard's owner", dunlin.ErrOverloaded)
 	errNobody  = fmt.Errorf("%w: the device's shard has no owner for the moment", dunlin.ErrUnavailable)
 	errLost    = fmt.Errorf("%w: the owner of the device's shard did not answer", dunlin.ErrUnavailable)
+	errBehind  = fmt.Errorf("%w: an earlier message of the device was refused", dunlin.ErrUnavailable)
 	errMoved   = fmt.Errorf("%w: %w: the device's shard is moving", dunlin.ErrUnavailable, dunlin.ErrNotOwner)
 	errMail    = fmt.Errorf("%w: too many questions about devices of other nodes wait", dunlin.ErrOverloaded)
 	errForeign = fmt.Errorf("%w: no replica of the shard can be read here", dunlin.ErrNotOwner)

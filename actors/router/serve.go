@@ -80,7 +80,6 @@ func (r *Router) serveUplinks(ctx context.Context, from dunlin.NodeID, body []by
 	}
 	a := &arrival{receipts: make([]dunlin.Receipt, n), done: make(chan struct{})}
 	answers := make([]answer, len(sections))
-	var first, last *dunlin.Uplink
 	taken := 0
 	for i := range sections {
 		s := &sections[i]
@@ -97,18 +96,19 @@ func (r *Router) serveUplinks(ctx context.Context, from dunlin.NodeID, body []by
 			u.Flags |= dunlin.FlagForwarded
 			u.Waiter, u.Tag = a, uint64(taken)
 			taken++
-			if last == nil {
-				first = u
-			} else {
-				last.Next = u
+			if j > 0 {
+				s.uplinks[j-1].Next = u
 			}
-			last = u
 		}
 	}
 	r.met.arrived.Add(float64(taken))
 	if taken > 0 {
 		a.left.Store(int64(taken))
-		r.deps.Local.Ingest(first)
+		for i := range sections {
+			if !answers[i].refused {
+				r.post(&sections[i])
+			}
+		}
 		select {
 		case <-a.done:
 		case <-ctx.Done():
@@ -116,4 +116,17 @@ func (r *Router) serveUplinks(ctx context.Context, from dunlin.NodeID, body []by
 		}
 	}
 	return appendReply(make([]byte, 0, 16+8*n), answers), nil
+}
+
+// post hands a section to the Directory: past our own lane of the shard, in which nothing of its senders is. What the Directory
+// does not own any more its sender's Router sends again.
+func (r *Router) post(s *section) {
+	if len(s.uplinks) == 0 {
+		return
+	}
+	for u := r.deps.Local.Post(s.shard, &s.uplinks[0]); u != nil; {
+		next := u.Next
+		tell(u, refusal(errMoved))
+		u = next
+	}
 }

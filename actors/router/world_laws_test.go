@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -106,10 +107,153 @@ func judge(t *testing.T, w *world, l *ledger, sent int) {
 			}
 		}
 	}
+	inOrder(t, w, l)
 	t.Logf("%d kept, %d refused", kept, refused)
 	if kept < sent*3/4 {
 		t.Errorf("only %d of %d are kept", kept, sent)
 	}
+}
+
+// inOrder checks what was kept of each device: it has one sender, which counts, so its log must count, too. What was refused has
+// no place, although it may have been committed all the same.
+func inOrder(t *testing.T, w *world, l *ledger) {
+	t.Helper()
+	for key, order := range w.order {
+		last := -1.0
+		for _, v := range order {
+			if l.got[v][0].Err != nil {
+				continue
+			}
+			if v < last {
+				t.Errorf("%s: uplink %v was committed after %v", key, v, last)
+			}
+			last = max(last, v)
+		}
+	}
+}
+
+// client sends its device's uplinks as the MQTT gateway does: several at a time, but nothing new once one was refused; when all of
+// them have their answers, it sends again what was refused, in order, and then goes on.
+type client struct {
+	mu      sync.Mutex
+	pending int
+	balked  bool
+	refused []*dunlin.Uplink
+	many    int // refusals
+}
+
+// Done implements dunlin.Waiter.
+func (c *client) Done(u *dunlin.Uplink, rec dunlin.Receipt) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending--
+	if rec.Err != nil {
+		c.balked = true
+		c.refused = append(c.refused, u)
+		c.many++
+	}
+}
+
+// next returns what is to be sent now; nil: not yet.
+func (c *client) next(fresh func() *dunlin.Uplink) (first *dunlin.Uplink) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.balked && c.pending > 0 || c.pending >= 16:
+	case c.balked:
+		slices.SortFunc(c.refused, func(a, b *dunlin.Uplink) int { return int(a.Received - b.Received) })
+		for _, u := range c.refused {
+			u.Flags |= dunlin.FlagMayRepeat
+		}
+		first, c.pending = chained(c.refused), len(c.refused)
+		c.balked, c.refused = false, nil
+	default:
+		if first = fresh(); first != nil {
+			c.pending++
+		}
+	}
+	return first
+}
+
+func (c *client) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pending == 0 && !c.balked
+}
+
+// TestOrder: whatever happens to owners and calls, and whatever is refused on the way, the log has what a client sent in the order
+// in which it was sent, and once.
+func TestOrder(t *testing.T) {
+	for seed := range uint64(24) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { playOrder(t, seed) })
+		})
+	}
+}
+
+func playOrder(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	w := newWorld(t, 3, seed)
+	synctest.Wait()
+	w.mu.Lock()
+	w.faults = faults{lost: rng.IntN(15), replyLost: rng.IntN(15), doubled: rng.IntN(30), ambiguous: rng.IntN(3),
+		delayMax: time.Duration(1+rng.IntN(20)) * time.Millisecond}
+	w.mu.Unlock()
+	for _, m := range w.nodes {
+		m.router.cfg.WaitMax = time.Duration(20+rng.IntN(200)) * time.Millisecond // much is refused
+	}
+	const each = 200
+	var senders sync.WaitGroup
+	clients := make([]*client, 9)
+	for i := range clients {
+		c, r := &client{}, rand.New(rand.NewPCG(seed, uint64(10+i)))
+		clients[i] = c
+		senders.Go(func() {
+			sent := 0
+			fresh := func() *dunlin.Uplink {
+				if sent == each {
+					return nil
+				}
+				sent++
+				u := uplink(fmt.Sprint("dev-", i), 1000*i+sent, nil)
+				u.Waiter, u.MessageID = c, uint64(1_000_000+1000*i+sent)
+				return u
+			}
+			for tries := 0; (sent < each || !c.idle()) && tries < 100_000; tries++ {
+				if u := c.next(fresh); u != nil {
+					w.nodes[i%3].router.Ingest(u)
+				}
+				if r.IntN(3) == 0 {
+					after(time.Duration(r.IntN(5)) * time.Millisecond)
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	var mover sync.WaitGroup
+	mover.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(rng.IntN(60)) * time.Millisecond):
+				w.move(dunlin.ShardID(rng.IntN(8)), dunlin.NodeID(1+rng.IntN(3)), rng.IntN(4) == 0)
+			}
+		}
+	})
+	senders.Wait()
+	close(stop)
+	mover.Wait()
+	w.close()
+	many := 0
+	for i, c := range clients {
+		many += c.many
+		order := w.order[dunlin.DeviceKey{Tenant: "default", Device: dunlin.DeviceID(fmt.Sprint("dev-", i))}]
+		if len(order) != each || !slices.IsSorted(order) {
+			t.Errorf("client %d, %d refusals: %d of %d: %v", i, c.many, len(order), each, order)
+		}
+	}
+	t.Logf("%d refusals", many)
 }
 
 // TestFailover: the owner dies, its uplinks wait for the next one, and none is refused.

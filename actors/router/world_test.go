@@ -28,7 +28,8 @@ type world struct {
 	owner  [8]dunlin.NodeID // 0: nobody
 	term   [8]uint64
 	states map[dunlin.DeviceKey]*dunlin.DeviceState
-	stored map[float64]int // by the first record's value: how often
+	stored map[float64]int                // by the first record's value: how often
+	order  map[dunlin.DeviceKey][]float64 // of each device, as committed
 
 	faults faults
 }
@@ -63,7 +64,8 @@ type proposal struct {
 }
 
 func newWorld(t testing.TB, nodes int, seed uint64) *world {
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), states: map[dunlin.DeviceKey]*dunlin.DeviceState{}, stored: map[float64]int{}}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), states: map[dunlin.DeviceKey]*dunlin.DeviceState{}, stored: map[float64]int{},
+		order: map[dunlin.DeviceKey][]float64{}}
 	w.ctx, w.stop = context.WithCancel(t.Context())
 	for i := range nodes {
 		m := &member{w: w, id: dunlin.NodeID(i + 1)}
@@ -201,7 +203,9 @@ func (w *world) applyLocked(data []byte) {
 			if c.Inputs[j].Flags&dunlin.FlagForwarded != 0 {
 				panic("FlagForwarded in an entry")
 			}
-			w.stored[c.Inputs[j].Records[0].Num]++
+			v := c.Inputs[j].Records[0].Num
+			w.stored[v]++
+			w.order[c.DeviceKey] = append(w.order[c.DeviceKey], v)
 		}
 		d := dunlin.DeltaOf(c)
 		st.Merge(&d, true)
