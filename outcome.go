@@ -119,10 +119,11 @@ func (a *Alert) ID() string {
 }
 
 // AlertSignal is what a plugin says about a condition; the device's machine makes transitions of it: a raise of an active
-// alert only updates it, a clear of an inactive one is nothing.
+// alert is nothing unless its severity is higher, a clear of an inactive one is nothing.
 type AlertSignal struct {
 	Input    int // index of the input in the turn that caused it
 	Raise    bool
+	Update   bool // not a raise: text, value and severity of an alert that is active; nothing if it isn't
 	Severity Severity
 	Rule     string
 	Key      string
@@ -143,8 +144,11 @@ type Outcome struct {
 	Records  []Record
 	Signals  []AlertSignal
 	Timers   []TimerSet
-	Logs     []string // for the node's log, not committed
-	Failure  string   // not "": the plugin failed on this turn (trap, fuel, limit); all else is empty, inputs are dead-lettered
+	Commands []Command     // ID and At are the machine's to fill in
+	Publish  []Publication // for applications
+	Refused  []InputError  // inputs that the plugin refused alone; they are dead-lettered
+	Logs     []string      // for the node's log, not committed
+	Failure  string        // not "": the plugin failed on this turn (trap, fuel, limit); all else is empty, inputs are dead-lettered
 	FuelUsed uint64
 }
 
@@ -153,15 +157,32 @@ type Work struct {
 	DeviceKey
 	Seq     uint64 // seq of Inputs[0]
 	State   []byte
+	Made    Made // of State
 	Inputs  []Input
 	Outcome Outcome
 }
 
-// Stage is one plugin in a domain's pipeline, resolved to a module.
+// Made says what made a plugin's state: the first four bytes of the module's hash and of the SHA-256 of its configuration,
+// big-endian. Zero: nothing, or a build that did not note it.
+type Made struct{ Module, Config uint32 }
+
+// Stage is one plugin in a domain's pipeline, resolved to a module, or the pipeline's rules.
 type Stage struct {
-	Plugin string
-	Hash   ModuleHash
+	Plugin string          // the stage's name
+	Hash   ModuleHash      // of the module, or of Rules
 	Config json.RawMessage // the domain's configuration for this plugin, a JSON object
+	Rules  json.RawMessage // not nil: rules run, no module
+	Made   Made            // what the states that this stage makes are marked with
+	Sees   []int           // indexes of the stages whose derived readings it sees; nil: all before it
+	Share  int             // Domain.PluginShare; 0: the default
+	Name   string          // the plugin's name; "" for rules
+	Trial  *StageTrial     // a candidate that runs beside it
+}
+
+// StageTrial is a trial as a stage carries it.
+type StageTrial struct {
+	Trial
+	Made Made
 }
 
 // StageResult is a Stage's part of a Change.
@@ -172,19 +193,23 @@ type StageResult struct {
 	StateSet bool
 	Records  []Record // derived readings
 	Failure  string
+	Refused  []InputError // inputs refused alone
+	Made     Made         // of State, if StateSet
 }
 
 // Change is what one entry does to one device: its inputs and what came of them. Version is the device's sequence number
 // after it; the i-th of n inputs has Version−n+1+i.
 type Change struct {
 	DeviceKey
-	Domain  DomainID
-	Version uint64
-	Created bool // the device registers itself with this change
-	Inputs  []Input
-	Stages  []StageResult
-	Alerts  []Alert // transitions, complete
-	Timers  []TimerSet
+	Domain   DomainID
+	Version  uint64
+	Created  bool // the device registers itself with this change
+	Inputs   []Input
+	Stages   []StageResult
+	Alerts   []Alert // transitions, complete
+	Timers   []TimerSet
+	Commands []Command
+	Publish  []Publication
 }
 
 // Seq returns the sequence number of the i-th input.

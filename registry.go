@@ -23,27 +23,38 @@ type Domain struct {
 	SkewMax         Duration      `json:"skew_max,omitempty"`          // default 24h: record times further from receipt are flagged
 	PayloadBytesMax int           `json:"payload_bytes_max,omitempty"` // default and ceiling: the gateway's
 	RetentionAge    Duration      `json:"retention_age,omitempty"`     // 0: keep for ever
+	Signers         []string      `json:"signers,omitempty"`           // minisign public keys: if any, each plugin of the pipeline must be signed by one
+	PluginShare     int           `json:"plugin_share,omitempty"`      // weight of its plugins when processors are short, 1 to 1,000; default 100
 	Revision        uint64        `json:"revision,omitempty"`          // counts changes; the ETag
 	UpdatedAt       Time          `json:"updated_at,omitzero"`
 }
 
-// PluginUse is a plugin's place in a domain's pipeline.
+// PluginUse is one stage of a domain's pipeline: a plugin, or rules.
 type PluginUse struct {
-	Plugin string          `json:"plugin"`           // name; its active version runs
+	Name   string          `json:"name,omitempty"`   // of the stage; default the plugin's name; unique in the pipeline
+	Plugin string          `json:"plugin,omitempty"` // name; its active version runs
 	Config json.RawMessage `json:"config,omitempty"` // JSON object handed to the plugin
+	Rules  json.RawMessage `json:"rules,omitempty"`  // instead of Plugin: a JSON array of rules, see docs/rules.md
+	// Sees names the stages before it whose derived readings it sees; nil: those of all stages before it. A stage that is not
+	// before it would be a cycle, and is refused.
+	Sees []string `json:"sees,omitempty"`
 }
 
 // Plugin is module + manifest + version: the active version of a name, and the ones before it.
 type Plugin struct {
-	Tenant    Tenant          `json:"tenant,omitempty"`
-	Name      string          `json:"name"`
-	Hash      ModuleHash      `json:"hash"`
-	Bytes     int64           `json:"bytes"`
-	Language  string          `json:"language,omitempty"` // as the module's producers section says
-	Previous  []ModuleHash    `json:"previous,omitempty"` // newest first, at most 10
-	Report    json.RawMessage `json:"report,omitempty"`   // what the upload's dry run measured
-	Revision  uint64          `json:"revision,omitempty"`
-	UpdatedAt Time            `json:"updated_at,omitzero"`
+	Tenant   Tenant          `json:"tenant,omitempty"`
+	Name     string          `json:"name"`
+	Hash     ModuleHash      `json:"hash"`
+	Bytes    int64           `json:"bytes"`
+	Language string          `json:"language,omitempty"` // as the module's producers section says
+	Previous []ModuleHash    `json:"previous,omitempty"` // newest first, at most 10
+	Report   json.RawMessage `json:"report,omitempty"`   // what the upload's dry run measured
+	// Versions are the modules that may run, newest first, at most 20; Activations what ran since when, newest first, at most 50.
+	Versions    []PluginVersion `json:"versions,omitempty"`
+	Activations []Activation    `json:"activations,omitempty"`
+	Trial       *Trial          `json:"trial,omitempty"`
+	Revision    uint64          `json:"revision,omitempty"`
+	UpdatedAt   Time            `json:"updated_at,omitzero"`
 }
 
 // Device is a registered device, without its twin.

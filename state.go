@@ -31,6 +31,7 @@ type DeviceState struct {
 type StageState struct {
 	Stage uint8
 	State []byte
+	Made  Made
 }
 
 // SeenMessage is a message id in the dedupe window.

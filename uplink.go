@@ -52,6 +52,8 @@ const (
 	InputTelemetry InputKind = 1 // Records
 	InputRaw       InputKind = 2 // Payload, for a decoder plugin
 	InputTimer     InputKind = 3 // Timer
+	InputResult    InputKind = 4 // a command's answer: Timer is the command's id, Payload what the device says, empty at its deadline
+	InputLifecycle InputKind = 5 // Payload is a LifecycleEvent as JSON
 )
 
 // InputFlags qualify an input.

@@ -116,7 +116,7 @@ func domainViewOf(d *dunlin.Domain) *domainView {
 	v := &domainView{ID: d.ID, Owner: d.Owner, Description: d.Description, UnknownDevices: d.UnknownDevices, SkewMax: d.SkewMax,
 		PayloadBytesMax: d.PayloadBytesMax, RetentionAge: d.RetentionAge, Tenant: d.Tenant, Revision: d.Revision, UpdatedAt: d.UpdatedAt}
 	for _, p := range d.Pipeline {
-		v.Pipeline = append(v.Pipeline, pluginUseView(p))
+		v.Pipeline = append(v.Pipeline, pluginUseView{Plugin: p.Plugin, Config: p.Config})
 	}
 	return v
 }
@@ -131,7 +131,7 @@ func (v *domainView) domain(t dunlin.Tenant, id dunlin.DomainID) (dunlin.Domain,
 		if len(p.Config) > 0 && p.Config[0] != '{' {
 			return d, invalidValue(fmt.Sprintf("body.pipeline[%d].config", i), "a plugin's configuration is an object", nil)
 		}
-		d.Pipeline = append(d.Pipeline, dunlin.PluginUse(p))
+		d.Pipeline = append(d.Pipeline, dunlin.PluginUse{Plugin: p.Plugin, Config: p.Config})
 	}
 	return d, nil
 }
