@@ -49,7 +49,8 @@ type conn struct {
 	watch struct { // the ticking goroutine's
 		received, sent uint64
 		idle, stall    int
-		quiet          int // without a call, if this is for one call
+		pinged         uint64 // sent, a tick after a ping was last thought of
+		quiet          int    // without a call, if this is for one call
 	}
 	pinged atomic.Uint64 // token of the ping under way, 0: none
 
@@ -324,8 +325,11 @@ func (c *conn) tick() {
 		c.fail(fmt.Errorf("%w: it takes nothing for %s", dunlin.ErrUnavailable, c.l.cfg.DeadAfter*stallTicks/deadTicks))
 		return
 	}
-	if age%pingTicks == 0 {
-		c.ping()
+	switch {
+	case age%pingTicks == 1: // a ping a tick ago is written by now, and does not count
+		w.pinged = c.wire.sent.Load()
+	case age%deadTicks == 0 || age%pingTicks == 0 && w.pinged == c.wire.sent.Load():
+		c.ping() // otherwise what was written since has shown life as well
 	}
 	if c.kind == kindLink && !c.used.Load() && age > stallTicks {
 		c.fail(fmt.Errorf("%w: the other side never used the connection", dunlin.ErrUnavailable))

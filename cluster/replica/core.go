@@ -31,7 +31,10 @@ type core struct {
 	now        dunlin.Time // when the caller last fed it
 	ticks      uint64
 	lastTick   dunlin.Time
-	slack      int // sixteenths of a tick that elections are put off by: see elect.go
+	nextBeat   uint64 // tick of the next heartbeats; see beat.go
+	beats      []beatsTo
+	stirred    bool // since the last tick something came in that may need ticks; see nap
+	slack      int  // sixteenths of a tick that elections are put off by: see elect.go
 	rng        *rand.Rand
 	abdicating bool
 
@@ -143,7 +146,7 @@ func (c *core) ensure(g *group) {
 
 // touch makes ready look at the group, which has most likely something to say.
 func (c *core) touch(g *group) {
-	g.fed = true
+	g.fed, c.stirred = true, true
 	c.mark(g)
 }
 
@@ -432,6 +435,9 @@ func (c *core) send(g *group, m *pb.Message) error {
 	case pb.MsgSnap:
 		c.sentSnap(g, m)
 	}
+	if c.sendBeat(g, m) {
+		return nil
+	}
 	b, err := proto.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode %s of shard %d: %w", m.GetType(), g.shard, err)
@@ -463,6 +469,7 @@ func (c *core) after(g *group, ms []*pb.Message) error {
 
 // takeSends returns the messages for peers; they are the caller's.
 func (c *core) takeSends() []Message {
+	c.sendBeats()
 	s := c.sends
 	c.sends, c.sendBytes = nil, 0
 	return s

@@ -8,8 +8,6 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 	"github.com/dunlin-iot/dunlin"
-	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // testNode is one node's core with a log and a state that can crash.
@@ -322,11 +320,12 @@ func (w *world) deliver(d *datadriven.TestData) (string, error) {
 			if m.To == drop || from[i] == drop || onlyTo != 0 && (m.To != onlyTo || from[i] != onlyFrom) {
 				continue
 			}
-			p := &pb.Message{}
-			if err := proto.Unmarshal(m.Data, p); err != nil {
+			to := w.nodes[m.To].core
+			in, err := parseInbound(to.cfg, m.Shard, m.Data)
+			if err != nil {
 				return out.String(), err
 			}
-			w.nodes[m.To].core.step(m.Shard, p)
+			in.feed(to)
 		}
 	}
 }

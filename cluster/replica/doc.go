@@ -15,7 +15,7 @@
 // goroutine of its own, and every write to the writer: their heartbeats must not wait for a disk. Snapshots are made, fetched
 // and installed beside all that. Machine is the core for simulations, without goroutines and time.
 //
-// The core is spread over core.go (the turn), elect.go (time, and messages of peers), member.go (replica sets, leadership handed
+// The core is spread over core.go (the turn), elect.go (time, and messages of peers), beat.go (heartbeats), member.go (replica sets, leadership handed
 // over, replicas that go), read.go, snap.go. group.go is what it knows of a shard, storage.go what Raft reads of it.
 //
 // # What must hold
@@ -68,4 +68,12 @@
 //	┌───────────┬───────────────┬──────────────┬───────────────┬──────────────┬─────────────────┬──────────────────────────┐
 //	│ version 1 │ uvarint shard │ uvarint from │ uvarint index │ uvarint term │ uvarint, id …   │ uvarint, replica set …   │
 //	└───────────┴───────────────┴──────────────┴───────────────┴──────────────┴─────────────────┴──────────────────────────┘
+//
+// Heartbeats that carry nothing but themselves, and the answers to such, go as frames of beats, all of a pair of nodes together
+// (beat.go), sent as messages of shard 0. The first byte tells them from protobuf, which has no field 0. Commit is what is committed of
+// what the replica has, more is how much is committed beyond; an answer (kind 2) has neither. Kind 1 asks for the answer at once.
+//
+//	┌────────┬───────────┬──────────────┬────────────┬──────────────────────────┬──────────────┬────────────────┬──────────────┐
+//	│ 0x00   │ version 1 │ uvarint from │ uvarint to │ uvarint shard << 2 | kind│ uvarint term │ uvarint commit │ uvarint more │…
+//	└────────┴───────────┴──────────────┴────────────┴──────────────────────────┴──────────────┴────────────────┴──────────────┘
 package replica

@@ -30,22 +30,33 @@ const slackUnit = 16
 func (c *core) at(now dunlin.Time) { c.now = max(c.now, now) }
 
 // tick tells that a tick passed. Two in a row, after the caller was held up, are one.
-func (c *core) tick() {
-	every := dunlin.Time(c.cfg.TickEvery / time.Microsecond)
+func (c *core) tick() { c.tickAfter(1) }
+
+// tickAfter tells that n ticks passed, as many as nap said or fewer.
+func (c *core) tickAfter(n int) {
+	every := c.every()
 	if c.lastTick != 0 && c.now != 0 {
 		since := c.now - c.lastTick
-		if since < every/2 {
+		if since < dunlin.Time(n)*every-every/2 {
 			return
 		}
-		if late := since/every - 1; late > 0 {
+		if late := since/every - dunlin.Time(n); late > 0 {
 			c.excuse(int(min(late, dunlin.Time(c.cfg.ElectionTicks))))
 		}
 	}
-	c.lastTick = c.now
+	c.passed(n - 1)
+	if next := c.lastTick + dunlin.Time(n)*every; c.lastTick != 0 && c.now >= next && c.now < next+every {
+		c.lastTick = next // a little late is no reason to be later with all that follow
+	} else {
+		c.lastTick = c.now
+	}
 	c.ticks++
-	c.slack = max(c.slack-1, 0)
+	c.slack, c.stirred = max(c.slack-1, 0), false
 	if c.writtenSeq+1 < c.appendSeq && c.ticks-c.writingSince == stallTicks+1 {
 		c.cfg.Logger.Warn("log is not written: shards are left to others", "ticks", stallTicks)
+	}
+	if c.ticks >= c.nextBeat {
+		c.beatNow(c.cfg.HeartbeatTicks)
 	}
 	for _, g := range c.groups {
 		if g == nil || g.quiet() {
@@ -57,6 +68,60 @@ func (c *core) tick() {
 			c.tickFollower(g)
 		}
 		c.tickReads(g)
+	}
+}
+
+func (c *core) every() dunlin.Time { return dunlin.Time(c.cfg.TickEvery / time.Microsecond) }
+
+// nap returns after how many ticks the next one is that does anything, if nothing comes in before. Who comes back earlier, for
+// whatever came in, tells pass first.
+func (c *core) nap() int {
+	if c.stirred || c.abdicating || c.lastTick == 0 || c.now == 0 || c.ticks >= c.nextBeat || c.writtenSeq+1 < c.appendSeq || len(c.leaving) > 0 {
+		return 1
+	}
+	n := int(c.nextBeat - c.ticks)
+	for _, g := range c.groups {
+		if g == nil || g.quiet() {
+			continue
+		}
+		if g.look(); g.transfer != nil || g.change != nil || g.fetch != nil || len(g.sent) > 0 || len(g.reads.asked) > 0 || len(g.reads.next) > 0 {
+			return 1
+		}
+		if !g.role.leader {
+			n = min(n, c.cfg.ElectionTicks-g.elapsed, g.timeout-g.elapsed)
+		}
+	}
+	return max(n, 1)
+}
+
+// pass counts the whole ticks since the last one, at most so many, in which nothing was due: nap said so. It must come before
+// what came in after them is fed.
+func (c *core) pass(most int) (n int) {
+	if c.lastTick == 0 {
+		return 0
+	}
+	n = min(int(max(c.now-c.lastTick, 0)/c.every()), most)
+	if n <= 0 {
+		return 0
+	}
+	c.lastTick += dunlin.Time(n) * c.every()
+	c.passed(n)
+	return n
+}
+
+func (c *core) passed(n int) {
+	if n <= 0 {
+		return
+	}
+	c.ticks += uint64(n)
+	c.slack = max(c.slack-n, 0)
+	for _, g := range c.groups {
+		if g == nil || g.quiet() {
+			continue
+		}
+		if g.look(); !g.role.leader {
+			g.elapsed += n
+		}
 	}
 }
 
@@ -75,12 +140,6 @@ func (c *core) excuse(ticks int) {
 }
 
 func (c *core) tickLeader(g *group) {
-	if c.ticks%uint64(c.cfg.HeartbeatTicks) == 0 {
-		c.settle(g)
-		g.rn.Tick()
-		g.stale = true
-		c.mark(g)
-	}
 	c.tickSent(g)
 	c.tickTransfer(g)
 	switch {
@@ -90,9 +149,6 @@ func (c *core) tickLeader(g *group) {
 		if to, has := c.heir(g); has >= g.last && to != raft.None && g.transfer == nil {
 			c.hand(g, to)
 		}
-	}
-	if c.ticks%4 == uint64(g.shard)%4 {
-		g.publishProgress()
 	}
 }
 
@@ -238,26 +294,29 @@ func (c *core) step(sh dunlin.ShardID, m *pb.Message) {
 // heard notes signs of life: of the leader, and of those who answer it.
 func (c *core) heard(g *group, m *pb.Message) {
 	switch m.GetType() {
-	case pb.MsgApp, pb.MsgHeartbeat:
-		if m.GetFrom() != g.told.lead {
-			return
-		}
-		if over := g.elapsed - 2*c.cfg.HeartbeatTicks; over > c.slack/slackUnit {
-			c.excuse(over - c.slack/slackUnit) // so long it kept silent, and was not gone
-		}
-		g.elapsed = 0
-		told := m.GetCommit()
-		if m.GetType() == pb.MsgHeartbeat {
-			told = max(told, m.GetIndex())
-		}
-		g.fresher.tell(told, c.now, g.applied)
-		g.cell.fresh.Store(int64(g.fresher.at))
+	case pb.MsgApp:
+		c.heardLeader(g, m.GetFrom(), m.GetCommit())
+	case pb.MsgHeartbeat:
+		c.heardLeader(g, m.GetFrom(), max(m.GetCommit(), m.GetIndex()))
 	case pb.MsgAppResp, pb.MsgHeartbeatResp, pb.MsgReadIndex, pb.MsgSnapStatus:
 		if p := g.peer(m.GetFrom()); p != nil && g.told.leader {
 			p.tick, p.heard = c.ticks, c.now
 			c.fresh(g)
 		}
 	}
+}
+
+// heardLeader notes that the leader lives, and what it says is committed.
+func (c *core) heardLeader(g *group, from, commit uint64) {
+	if from != g.told.lead {
+		return
+	}
+	if over := g.elapsed - 2*c.cfg.HeartbeatTicks; over > c.slack/slackUnit {
+		c.excuse(over - c.slack/slackUnit) // so long it kept silent, and was not gone
+	}
+	g.elapsed = 0
+	g.fresher.tell(commit, c.now, g.applied)
+	g.cell.fresh.Store(int64(g.fresher.at))
 }
 
 // freshness is how a replica knows since when it has all that was committed then.

@@ -49,6 +49,7 @@ type Host struct {
 	tombs    [][]byte      // by shard: of replicas that are out of the core and not destroyed yet; guarded by replicas
 
 	clerk clerk // the loop's
+	alarm alarm // the loop's
 
 	writes   chan *appendBatch // to the writer; size 1: the loop never waits to hand one over
 	writeOK  chan error        // from the writer; size 1: the writer never waits for the loop
@@ -75,9 +76,20 @@ type proposal struct {
 	done  func(index uint64, err error)
 }
 
+// inbound is a message of Raft's, or a frame of beats.
 type inbound struct {
 	shard dunlin.ShardID
 	m     *pb.Message
+	from  uint64
+	beats []beat
+}
+
+func (m *inbound) feed(c *core) {
+	if m.m != nil {
+		c.step(m.shard, m.m)
+	} else {
+		c.stepBeats(m.from, m.beats)
+	}
 }
 
 // smallMessage is one that is taken although the bytes are used up: heartbeats and votes.
@@ -174,7 +186,7 @@ func (h *Host) Owned(sh dunlin.ShardID) (term uint64, ok bool) {
 // Receive takes a message that another node's Transport was given for this one. It never blocks; what can't be queued is
 // lost, which Raft expects of a network.
 func (h *Host) Receive(sh dunlin.ShardID, data []byte) error {
-	m, err := parseMessage(&h.cfg, sh, data)
+	in, err := parseInbound(&h.cfg, sh, data)
 	if err != nil {
 		return err
 	}
@@ -182,7 +194,7 @@ func (h *Host) Receive(sh dunlin.ShardID, data []byte) error {
 	full := h.in.closed || len(h.in.messages) >= h.cfg.MessagesMax ||
 		len(data) > smallMessage && h.in.messageBytes+len(data) > h.cfg.MessagesBytesMax
 	if !full {
-		h.in.messages = append(h.in.messages, inbound{sh, m})
+		h.in.messages = append(h.in.messages, in)
 		h.in.messageBytes += len(data)
 	}
 	h.in.Unlock()
@@ -192,6 +204,16 @@ func (h *Host) Receive(sh dunlin.ShardID, data []byte) error {
 	}
 	h.Flush()
 	return nil
+}
+
+func parseInbound(cfg *Config, sh dunlin.ShardID, data []byte) (in inbound, err error) {
+	if isBeats(data) {
+		in.from, in.beats, err = parseBeats(cfg, data)
+	} else {
+		in.shard = sh
+		in.m, err = parseMessage(cfg, sh, data)
+	}
+	return in, err
 }
 
 // parseMessage reads a message from a peer for this node.
@@ -286,18 +308,12 @@ func (b *appendBatch) write(cfg *Config) error {
 // loop is the node's one turn after the other.
 func (h *Host) loop(ctx context.Context) (err error) {
 	defer caught(&err)
-	tick := ticker{every: h.cfg.TickEvery}
-	defer tick.stop()
+	defer h.alarm.stop()
 	for {
 		if err := h.turn(ctx); err != nil {
 			return err
 		}
-		if h.core.ticking() {
-			tick.start()
-		} else {
-			tick.stop()
-			h.core.lastTick = 0
-		}
+		h.alarm.plan(h.core, h.clock)
 		select {
 		case <-h.wake:
 		case err := <-h.writeOK:
@@ -308,42 +324,80 @@ func (h *Host) loop(ctx context.Context) (err error) {
 			if err := h.appliedBeside(err); err != nil {
 				return err
 			}
-		case <-tick.c:
+		case <-h.alarm.c:
 			// What came in while the loop was busy was in time.
 			if err := h.gather(); err != nil {
 				return err
 			}
-			h.core.at(h.clock())
-			h.core.tick()
+			h.alarm.rung(h.core, h.clock)
 		case <-ctx.Done():
 			return h.drain()
 		}
 	}
 }
 
-// ticker is a time.Ticker that can be off.
-type ticker struct {
-	every time.Duration
-	t     *time.Ticker
-	c     <-chan time.Time // nil: off
+// alarm wakes the loop for the next tick in which there is something to do.
+type alarm struct {
+	t  *time.Timer
+	c  <-chan time.Time // nil: no tick is needed
+	in int              // ticks from core.lastTick to the one that it rings for
+	at uint64           // core.ticks when it was set
 }
 
-func (t *ticker) start() {
-	switch {
-	case t.c != nil:
+// plan sets the alarm after a turn.
+func (a *alarm) plan(c *core, clock func() dunlin.Time) {
+	if !c.ticking() {
+		a.stop()
+		c.lastTick = 0
 		return
-	case t.t == nil:
-		t.t = time.NewTicker(t.every)
-	default:
-		t.t.Reset(t.every)
 	}
-	t.c = t.t.C
+	in := a.in
+	switch {
+	case a.c == nil: // it rang, or was off
+		if in = 1; c.lastTick == 0 {
+			c.at(clock())
+			c.lastTick = c.now
+		}
+		if !c.stirred {
+			in = c.nap()
+		}
+	case c.stirred:
+		in = 1
+	case c.ticks != a.at:
+		in = c.nap()
+	}
+	if a.c != nil && in == a.in {
+		return
+	}
+	a.in, a.at = in, c.ticks
+	wait := time.Duration(max(c.lastTick+dunlin.Time(in)*c.every()-clock(), 0)) * time.Microsecond
+	if a.t == nil {
+		a.t = time.NewTimer(wait)
+	} else {
+		a.t.Reset(wait)
+	}
+	a.c = a.t.C
 }
 
-func (t *ticker) stop() {
-	if t.c != nil {
-		t.t.Stop()
-		t.c = nil
+// rung counts the ticks that it rang for.
+func (a *alarm) rung(c *core, clock func() dunlin.Time) {
+	a.c = nil
+	c.at(clock())
+	c.tickAfter(a.in)
+	a.in = 0
+}
+
+// woken is called when the loop goes on for another reason.
+func (a *alarm) woken(c *core) {
+	if a.in > 1 {
+		a.in -= c.pass(a.in - 1)
+	}
+}
+
+func (a *alarm) stop() {
+	if a.c != nil {
+		a.t.Stop()
+		a.c, a.in = nil, 0
 	}
 }
 
@@ -473,9 +527,10 @@ func (h *Host) gather() error {
 	h.in.Unlock()
 	if len(ms) > 0 || h.core.lastTick != 0 {
 		h.core.at(h.clock())
+		h.alarm.woken(h.core)
 	}
-	for _, m := range ms {
-		h.core.step(m.shard, m.m)
+	for i := range ms {
+		ms[i].feed(h.core)
 	}
 	for _, p := range ps {
 		h.core.propose(p)

@@ -89,9 +89,9 @@ func (m *Machine) Propose(sh dunlin.ShardID, term uint64, data []byte, done func
 // Deliver takes a message of another node, as Host.Receive does.
 func (m *Machine) Deliver(sh dunlin.ShardID, data []byte) (err error) {
 	defer caught(&err)
-	p, err := parseMessage(&m.cfg, sh, data)
+	in, err := parseInbound(&m.cfg, sh, data)
 	if err == nil {
-		m.core.step(sh, p)
+		in.feed(m.core)
 	}
 	return err
 }

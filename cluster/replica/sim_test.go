@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/dunlin-iot/dunlin"
-	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // sim is a cluster in one goroutine that does everything in an order drawn from a seed: writes that take their time,
@@ -133,11 +131,12 @@ func (s *sim) deliver(lossy bool) error {
 	if lossy && s.rng.IntN(10) == 0 {
 		return nil
 	}
-	p := &pb.Message{}
-	if err := proto.Unmarshal(m.Data, p); err != nil {
+	to := s.nodes[m.To-1].core
+	in, err := parseInbound(to.cfg, m.Shard, m.Data)
+	if err != nil {
 		return err
 	}
-	s.nodes[m.To-1].core.step(m.Shard, p)
+	in.feed(to)
 	return nil
 }
 
