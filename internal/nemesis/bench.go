@@ -80,6 +80,7 @@ type Bench struct {
 	fleet *fleet
 	subs  *subscriber
 	book  *chronicle
+	eyes  *witness
 	rng   *rand.Rand
 	http  *http.Client
 	wg    sync.WaitGroup // watchers of processes
@@ -159,6 +160,8 @@ func (b *Bench) run(ctx context.Context, r *Report) (err error) {
 	b.subs = newSubscriber(b)
 	b.book = &chronicle{b: b}
 	b.book.mu.turns = map[string]map[uint64]turn{}
+	b.eyes = newWitness(b)
+	wg.Go(func() { b.eyes.run(play) })
 	wg.Go(func() { b.subs.run(play) })
 	wg.Go(func() { b.book.run(play) })
 	wg.Go(func() { b.fleet.run(play) })

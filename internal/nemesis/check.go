@@ -23,6 +23,16 @@ type count struct {
 	Twice      int `json:"alerts_twice"`
 	Reads      int `json:"reads"`
 	Stale      int `json:"not_linearizable"` // devices
+
+	Claims      int `json:"claims"`            // that a node owns a shard in a term: heard from it or of it, or logged by it
+	Reigns      int `json:"reigns"`            // shards' terms in which somebody was heard to own it
+	Activations int `json:"activations"`       // of shards, as nodes logged them
+	Nameless    int `json:"nameless"`          // of these: by nodes that ended before they had said who they are
+	OwnedTwice  int `json:"owned_twice"`       // reigns with two owners
+	States      int `json:"states_compared"`   // shards, all replicas of which were compared after one entry
+	Uncompared  int `json:"states_uncompared"` // shards of which they could not be
+	Hashes      int `json:"hashes"`            // of replicas that were equal to another one's
+	Diverged    int `json:"states_diverged"`   // hashes that were not
 }
 
 func (c *count) add(o count) {
@@ -33,6 +43,15 @@ func (c *count) add(o count) {
 	c.Twice += o.Twice
 	c.Reads += o.Reads
 	c.Stale += o.Stale
+	c.Claims += o.Claims
+	c.Reigns += o.Reigns
+	c.Activations += o.Activations
+	c.Nameless += o.Nameless
+	c.OwnedTwice += o.OwnedTwice
+	c.States += o.States
+	c.Uncompared += o.Uncompared
+	c.Hashes += o.Hashes
+	c.Diverged += o.Diverged
 }
 
 // mark is where each device's ledger stood.

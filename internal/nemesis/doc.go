@@ -1,5 +1,6 @@
 // Package nemesis is the proof with real processes: a cluster of `dunlin server` under load, to which faults are done in
-// rounds from a seed, and a ledger of everything that was acknowledged, which is compared with what the cluster kept.
+// rounds from a seed, and a ledger of everything that was acknowledged, which is compared with what the cluster kept. What nodes
+// say of who owns what, and the hashes of their replicas, are compared with each other.
 //
 //	devices (CoAP, MQTT)   readers (HTTP)   subscriber (MQTT)      the bench's own network namespace
 //	       └──────────────────┬──────────────────┘

@@ -293,6 +293,9 @@ func (b *Bench) grow(ctx context.Context) (string, error) {
 		return p.name, fmt.Errorf("join: %w", err)
 	}
 	joined := b.now() - began
+	if err := b.eyes.compare(ctx, b.procs); err != nil { // it has its shards from snapshots
+		return p.name, err
+	}
 	err := b.anybody(ctx, 10*time.Second, func(c *client.Client) error { return c.SetMember(ctx, p.name, dunlin.MemberLeaving) })
 	if err != nil {
 		return p.name, fmt.Errorf("leave: %w", err)

@@ -32,6 +32,9 @@ func TestKillAndStop(t *testing.T) {
 	if len(r.Failures) > 0 || r.Rounds != 2 || r.Total.Acked < 100 || r.Total.Reads < 50 {
 		t.Errorf("%d failures in %d rounds, %d acked, %d read; want 0, 2, at least 100 and 50", len(r.Failures), r.Rounds, r.Total.Acked, r.Total.Reads)
 	}
+	if c := &r.Total; c.Claims < 1000 || c.Reigns < 64 || c.States != 128 || c.Uncompared != 0 || c.Hashes < 256 {
+		t.Errorf("heard %d claims of %d ownerships, compared %d shards and %d not, %d hashes", c.Claims, c.Reigns, c.States, c.Uncompared, c.Hashes)
+	}
 }
 
 func build(t *testing.T, env []string, args ...string) {

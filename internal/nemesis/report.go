@@ -62,9 +62,10 @@ func (f *FaultReport) measured(pauses []time.Duration) {
 // Print writes the table.
 func (r *Report) Print(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "fault\trounds\tacked\tlost\tduplicated\talerts missing\talerts twice\treads\tnot linearizable\tpause p50\tpause max\t")
+	fmt.Fprintln(w, "fault\trounds\tacked\tlost\tduplicated\talerts missing\talerts twice\treads\tnot linearizable\tactivations\towned twice\tstates\tdiverged\tpause p50\tpause max\t")
 	row := func(name string, rounds int, c count, p50, most string) {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t\n", name, rounds, c.Acked, c.Lost, c.Duplicated, c.Missing, c.Twice, c.Reads, c.Stale, p50, most)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t\n", name, rounds, c.Acked, c.Lost, c.Duplicated, c.Missing, c.Twice, c.Reads, c.Stale,
+			c.Activations, c.OwnedTwice, c.States, c.Diverged, p50, most)
 	}
 	seconds := func(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
 	for _, f := range r.Faults {
@@ -73,6 +74,12 @@ func (r *Report) Print(out io.Writer) {
 	row("all", r.Rounds, r.Total, "", "")
 	_ = w.Flush() // the writer below it tells
 	fmt.Fprintf(out, "\nseed %d, %d nodes, %.0f s; without a fault the longest gap between a device's acks was %s (median)\n", r.Seed, r.Nodes, r.Seconds, seconds(r.Calm))
+	t := &r.Total
+	fmt.Fprintf(out, "%d claims of %d ownerships were heard, %d activations logged; all replicas of %d shards were compared, %d could not be; %d hashes were equal to another's\n",
+		t.Claims, t.Reigns, t.Activations, t.States, t.Uncompared, t.Hashes)
+	if t.Nameless > 0 {
+		fmt.Fprintf(out, "%d activations were of processes that ended before they could be asked who they are\n", t.Nameless)
+	}
 	if !r.Isolated {
 		fmt.Fprintln(out, "nodes stood on loopback addresses: faults of network and disk were left out")
 	}

@@ -146,6 +146,12 @@ func (b *Bench) look(ctx context.Context, from mark) (count, error) {
 	defer b.fleet.gate.set(true)
 	c, err := b.check(ctx, from)
 	b.from = b.fleet.mark()
+	err = errors.Join(err, b.eyes.compare(ctx, b.procs[:b.cfg.Nodes]), b.eyes.readLogs())
+	seen, found := b.eyes.ledger.take()
+	c.add(seen)
+	for _, f := range found {
+		b.fail(f.kind, f.text)
+	}
 	if err != nil && ctx.Err() == nil {
 		b.fail("no answer", err.Error())
 		err = nil
