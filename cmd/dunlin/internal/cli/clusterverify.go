@@ -47,6 +47,7 @@ type replicaHash struct {
 	Applied uint64        `json:"applied"`
 	Hash    string        `json:"hash,omitempty"`
 	Error   string        `json:"error,omitempty"`
+	err     error
 }
 
 // comparison collects hashes of a shard's replicas. A difference counts when it is seen twice: rows of history that come of
@@ -91,17 +92,33 @@ func (c *comparison) add(answers []replicaHash) (verdict string, final bool) {
 	return verdict, false
 }
 
+// silent are members that did not answer, with what came instead. They are not asked about more shards: each question to a node
+// that stands still costs seconds.
+type silent map[dunlin.NodeID]error
+
+func (g silent) add(answers []replicaHash) {
+	for _, r := range answers {
+		if errors.Is(r.err, dunlin.ErrUnavailable) {
+			g[r.Node] = r.err
+		}
+	}
+}
+
 // compare has all replicas of a shard summed up until that says something.
-func compare(ctx context.Context, cl dunlin.ClusterAdmin, s *dunlin.ShardReplicas) (verdictOf, error) {
+func compare(ctx context.Context, cl dunlin.ClusterAdmin, s *dunlin.ShardReplicas, gone silent) (verdictOf, error) {
 	v := verdictOf{Shard: s.Shard, Verdict: unknown, Replicas: []replicaHash{}}
 	if len(s.Replicas) == 0 {
 		return v, nil
 	}
 	var c comparison
 	for try := 0; ; try++ {
-		v.Replicas = ask(ctx, cl, s)
+		v.Replicas = ask(ctx, cl, s, gone)
 		var final bool
-		if v.Verdict, final = c.add(v.Replicas); final || try == compareTries-1 || v.Verdict == unknown && try >= silentTries-1 {
+		if v.Verdict, final = c.add(v.Replicas); v.Verdict == unknown && !c.differed {
+			final = try >= silentTries-1 || !slices.ContainsFunc(v.Replicas, func(r replicaHash) bool { return r.Error != "" && gone[r.Node] == nil })
+		}
+		if final || try == compareTries-1 {
+			gone.add(v.Replicas)
 			return v, nil
 		}
 		timer := time.NewTimer(compareEvery)
@@ -115,15 +132,19 @@ func compare(ctx context.Context, cl dunlin.ClusterAdmin, s *dunlin.ShardReplica
 }
 
 // ask asks all at once: the closer in time, the more likely at one index.
-func ask(ctx context.Context, cl dunlin.ClusterAdmin, s *dunlin.ShardReplicas) []replicaHash {
+func ask(ctx context.Context, cl dunlin.ClusterAdmin, s *dunlin.ShardReplicas, gone silent) []replicaHash {
 	out := make([]replicaHash, len(s.Replicas))
 	var wg sync.WaitGroup
 	for i, r := range s.Replicas {
 		wg.Go(func() {
 			out[i] = replicaHash{Node: r.Node, Name: r.Name}
-			h, err := cl.ShardHash(ctx, s.Shard, r.Node.String())
+			err := gone[r.Node]
+			var h *dunlin.ShardHash
+			if err == nil {
+				h, err = cl.ShardHash(ctx, s.Shard, r.Node.String())
+			}
 			if err != nil {
-				out[i].Error = briefly(err)
+				out[i].err, out[i].Error = err, briefly(err)
 				return
 			}
 			out[i].Applied, out[i].Hash = h.Applied, h.Hash
@@ -135,19 +156,21 @@ func ask(ctx context.Context, cl dunlin.ClusterAdmin, s *dunlin.ShardReplicas) [
 
 // briefly is an error in a table's cell.
 func briefly(err error) string {
+	text := err.Error()
 	var problem *client.Error
 	if errors.As(err, &problem) && problem.Detail != "" {
-		return problem.Detail
+		text = problem.Detail
 	}
-	return err.Error()
+	text, _, _ = strings.Cut(text, "\n")
+	return text
 }
 
 // verify compares the replicas of shards, prints what came of it, and fails if any are not the same.
 func verify(c *cobra.Command, out *output, cl dunlin.ClusterAdmin, shards []dunlin.ShardReplicas) error {
-	verdicts, counts := make([]verdictOf, len(shards)), map[string]int{}
+	verdicts, counts, gone := make([]verdictOf, len(shards)), map[string]int{}, silent{}
 	for i := range shards {
 		var err error
-		if verdicts[i], err = compare(c.Context(), cl, &shards[i]); err != nil {
+		if verdicts[i], err = compare(c.Context(), cl, &shards[i], gone); err != nil {
 			return err
 		}
 		counts[verdicts[i].Verdict]++
@@ -186,7 +209,7 @@ func (v *verdictOf) describe() string {
 		text := cmp.Or(r.Name, r.Node.String())
 		switch {
 		case r.Error != "":
-			text += "(" + r.Error + ")"
+			text += "(" + cut(r.Error, 60) + ")"
 		case v.Verdict == diverged:
 			text += fmt.Sprintf("(%s at %d)", r.Hash[:min(len(r.Hash), 8)], r.Applied)
 		case v.Verdict != same && r.Applied < newest:
