@@ -208,6 +208,8 @@ func (v *verdictOf) describe() string {
 	for _, r := range v.Replicas {
 		text := cmp.Or(r.Name, r.Node.String())
 		switch {
+		case errors.Is(r.err, dunlin.ErrUnavailable):
+			text += "(no answer)" // -o json has all of the error
 		case r.Error != "":
 			text += "(" + cut(r.Error, 60) + ")"
 		case v.Verdict == diverged:
