@@ -11,7 +11,7 @@ import (
 func FuzzDecode(f *testing.F) {
 	good := abi.AppendGroup(nil, 0)
 	good = abi.AppendText(good, abi.KindState, 0, "state")
-	good = abi.AppendAlert(good, 0, true, abi.SeverityMajor, 9, "too-warm", "key", "text")
+	good = abi.AppendAlert(good, abi.FlagRaise, 0, abi.SeverityMajor, 9, "too-warm", "key", "text")
 	good = abi.AppendDerived(good, abi.ValueNumber, 5, 1.5, "mean", "Cel", "")
 	good = abi.AppendDerived(good, abi.ValueText, 5, 0, "name", "", "text")
 	good = abi.AppendSet(good, 12, "timer")

@@ -86,11 +86,11 @@ func villains() []villain {
 		frames("a device that isn't there", abi.AppendGroup(nil, math.MaxUint32), "out of turn"),
 		frames("a device twice", twice, "out of turn"),
 		about("an alert of lies", lyingAlert(), "bad frame: at byte 16"),
-		about("an alert without a rule", abi.AppendAlert(nil, 0, true, 1, 0, "", "", ""), "an alert's rule"),
-		about("an alert with a slash", abi.AppendAlert(nil, 0, true, 1, 0, "a/b", "", ""), "an alert's rule"),
-		about("an alert of severity 9", abi.AppendAlert(nil, 0, true, 9, 0, "r", "", ""), "severity 9"),
-		about("an alert of infinity", abi.AppendAlert(nil, 0, true, 1, math.Inf(1), "r", "", ""), "not finite"),
-		about("an alert of input 7", abi.AppendAlert(nil, 7, true, 1, 0, "r", "", ""), "input 7 of 1"),
+		about("an alert without a rule", abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "", "", ""), "an alert's rule"),
+		about("an alert with a slash", abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "a/b", "", ""), "an alert's rule"),
+		about("an alert of severity 9", abi.AppendAlert(nil, abi.FlagRaise, 0, 9, 0, "r", "", ""), "severity 9"),
+		about("an alert of infinity", abi.AppendAlert(nil, abi.FlagRaise, 0, 1, math.Inf(1), "r", "", ""), "not finite"),
+		about("an alert of input 7", abi.AppendAlert(nil, abi.FlagRaise, 7, 1, 0, "r", "", ""), "input 7 of 1"),
 		about("a reading of NaN", abi.AppendDerived(nil, 1, 1, math.NaN(), "m", "", ""), "not a finite number"),
 		about("a reading without a name", abi.AppendDerived(nil, 1, 1, 0, "", "", ""), "derived reading"),
 		about("a reading before 1970", abi.AppendDerived(nil, 1, -1, 0, "m", "", ""), "not within 1970 to 9999"),
@@ -103,7 +103,7 @@ func villains() []villain {
 }
 
 func lyingAlert() []byte {
-	b := abi.AppendAlert(nil, 0, true, 1, 0, "rule", "", "")
+	b := abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "rule", "", "")
 	b[20], b[21], b[22], b[23] = 0xff, 0xff, 0xff, 0xff // text of 4 GiB
 	return b
 }

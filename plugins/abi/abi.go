@@ -10,7 +10,10 @@
 //	└───────┴───────┴───────┴──────────────────┴─────────┘
 //
 // len counts the header and the body, not the padding. Whoever reads a frame skips kinds that it does not know, so that
-// new kinds of input do not change the ABI.
+// new kinds of input do not change the ABI. To a guest, kinds up to InputMax are inputs, which count when inputs are
+// numbered whether they are known or not; those up to NoteMax are notes, which never count.
+//
+// Version 1 is frozen: what is here stays as it is, and what is new gets new kinds, flags, or fields at a record's end.
 //
 // The package imports only the standard library and allocates nothing when reading: guests compile it too.
 //
@@ -53,9 +56,18 @@ const (
 	KindRaw       Kind = 7 // an input: a payload as it came, see Raw
 	KindTimer     Kind = 8 // an input: a timer is due, see Timer
 
-	KindCommandResult Kind = 9  // reserved: a command's answer
-	KindLifecycle     Kind = 10 // reserved: the device was registered, moved, deleted
-	KindMigrate       Kind = 11 // reserved: state of another version of the plugin
+	KindResult    Kind = 9  // an input: what became of a command, see CommandResult
+	KindLifecycle Kind = 10 // an input: what happened to the device's registration, see Lifecycle
+
+	// Notes stand behind KindDevice and before the first input.
+	KindMigrate    Kind = 128 // u32 module, u32 0: the device's state was made by another version of the plugin, see Migrate
+	KindConfigured Kind = 129 // no body: the device's state was made under another configuration
+)
+
+// Kinds to the guest, known or not, are inputs up to InputMax and notes from there to NoteMax.
+const (
+	InputMax Kind = 127
+	NoteMax  Kind = 191
 )
 
 // Records from the guest.
@@ -64,12 +76,11 @@ const (
 	KindState   Kind = 257 // the device's new state
 	KindAlert   Kind = 258 // see Alert
 	KindReading Kind = 259 // a derived reading, see Derived
-	KindSet     Kind = 260 // arms or cancels a timer, see TimerSet
+	KindSet     Kind = 260 // arms or cancels a timer, see AppendSet
 	KindLog     Kind = 261 // flags: level; body: text
-	KindError   Kind = 262 // body: why the plugin refuses this device's inputs; nothing else of the group counts
-
-	KindCommand Kind = 263 // reserved: a command to the device
-	KindPublish Kind = 264 // reserved: a message to applications
+	KindError   Kind = 262 // body: why the plugin refuses this device's inputs; nothing else of the group counts. With FlagInput see AppendInputError
+	KindCommand Kind = 263 // a command to the device, see Command
+	KindPublish Kind = 264 // a message to applications, see Publication
 )
 
 // Value kinds of a reading: as dunlin.ValueKind.
@@ -96,8 +107,31 @@ const (
 	LogError uint16 = 3
 )
 
-// FlagRaise is set in an alert record that raises and unset in one that clears.
-const FlagRaise uint16 = 1
+// Flags of records, in the header.
+const (
+	FlagRaise    uint16 = 1 // KindAlert: raises; without it and FlagUpdate the record clears
+	FlagUpdate   uint16 = 2 // KindAlert: text, value and severity of an alert that is active; never with FlagRaise
+	FlagInput    uint16 = 1 // KindError: refuses one input alone
+	FlagTimedOut uint16 = 1 // KindResult: nobody answered until the deadline
+)
+
+// Capabilities that a module's manifest asks for.
+const (
+	CapabilityCommand = "command" // KindCommand
+	CapabilityPublish = "publish" // KindPublish
+)
+
+// ManifestSection is the custom section of a module that holds its manifest, a JSON object of at most ManifestBytesMax.
+const (
+	ManifestSection  = "dunlin.manifest"
+	ManifestBytesMax = 64 << 10
+)
+
+// PayloadBytesMax bounds the payload of a command and of a publication.
+const PayloadBytesMax = 64 << 10
+
+// NaN is how "no value" is written: the quiet NaN whose payload is zero, as most languages have it (Go's math.NaN does not).
+const NaN uint64 = 0x7ff8 << 48
 
 // ResultError is the bit of an i64 result that says: the call failed as a whole, and ptr and len are a text that says why.
 const ResultError uint64 = 1 << 63
@@ -114,9 +148,15 @@ const (
 	batchSize     = HeaderSize + 16
 	rawSize       = HeaderSize + 16
 	timerSize     = HeaderSize + 8
+	resultSize    = HeaderSize + 16
+	lifecycleSize = HeaderSize + 8
+	migrateSize   = HeaderSize + 8
 	alertSize     = HeaderSize + 24
 	derivedSize   = HeaderSize + 24
 	setSize       = HeaderSize + 8
+	inputErrSize  = HeaderSize + 4
+	commandSize   = HeaderSize + 16
+	publishSize   = HeaderSize + 8
 )
 
 // ErrFrame is returned for bytes that are no frame.

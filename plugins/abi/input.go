@@ -194,3 +194,73 @@ func Timer(rec []byte) (due int64, name []byte, err error) {
 	}
 	return int64(le.Uint64(rec[8:])), rec[timerSize:], nil
 }
+
+// AppendCommandResult appends a KindResult record; FlagTimedOut is in the header:
+//
+//	 8              16           20         24
+//	┌──────────────┬────────────┬──────────┬────┬──────────┬─────────┐
+//	│ received i64 │ content    │ id bytes │ id │ zeros    │ payload │
+//	│ µs           │ format u32 │ u32      │    │ to 8     │         │
+//	└──────────────┴────────────┴──────────┴────┴──────────┴─────────┘
+func AppendCommandResult(dst []byte, received int64, format uint16, timedOut bool, id string, payload []byte) []byte {
+	flags := uint16(0)
+	if timedOut {
+		flags = FlagTimedOut
+	}
+	at := Align(resultSize + len(id))
+	dst, rec := begin(dst, at+len(payload), KindResult, flags)
+	le.PutUint64(rec[8:], uint64(received))
+	le.PutUint64(rec[at-8:], 0) // padding of the id, unless the id is empty
+	le.PutUint64(rec[16:], uint64(format)|uint64(uint32(len(id)))<<32)
+	copy(rec[resultSize:], id)
+	copy(rec[at:], payload)
+	return dst
+}
+
+// CommandResult reads a KindResult record. Whether it is one of the deadline is in the header's flags.
+func CommandResult(rec []byte) (received int64, format uint16, id, payload []byte, err error) {
+	if len(rec) < resultSize {
+		return 0, 0, nil, nil, ErrFrame
+	}
+	ids := uint64(le.Uint32(rec[20:]))
+	at := (resultSize + ids + 7) &^ 7
+	if at > uint64(len(rec)) {
+		return 0, 0, nil, nil, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), uint16(le.Uint32(rec[16:])), rec[resultSize : resultSize+ids], rec[at:], nil
+}
+
+// AppendLifecycle appends a KindLifecycle record: i64 at (µs), then an object as JSON.
+func AppendLifecycle(dst []byte, at int64, event []byte) []byte {
+	dst, rec := begin(dst, lifecycleSize+len(event), KindLifecycle, 0)
+	le.PutUint64(rec[8:], uint64(at))
+	copy(rec[lifecycleSize:], event)
+	return dst
+}
+
+// Lifecycle reads a KindLifecycle record.
+func Lifecycle(rec []byte) (at int64, event []byte, err error) {
+	if len(rec) < lifecycleSize {
+		return 0, nil, ErrFrame
+	}
+	return int64(le.Uint64(rec[8:])), rec[lifecycleSize:], nil
+}
+
+// AppendMigrate appends a KindMigrate record: u32 module, the first four bytes of the hash of the module that made the
+// device's state, as a big-endian number; u32 0.
+func AppendMigrate(dst []byte, module uint32) []byte {
+	dst, rec := begin(dst, migrateSize, KindMigrate, 0)
+	le.PutUint64(rec[8:], uint64(module))
+	return dst
+}
+
+// Migrate reads a KindMigrate record.
+func Migrate(rec []byte) (module uint32, err error) {
+	if len(rec) < migrateSize {
+		return 0, ErrFrame
+	}
+	return le.Uint32(rec[8:]), nil
+}
+
+// AppendConfigured appends a KindConfigured record.
+func AppendConfigured(dst []byte) []byte { return AppendText(dst, KindConfigured, 0, "") }

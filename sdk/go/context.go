@@ -129,7 +129,11 @@ func (c *Context) alert(rule, key string, raise bool, severity Severity, text st
 		return
 	}
 	c.open()
-	c.guest.out = abi.AppendAlert(c.guest.out, uint32(max(c.input, 0)), raise, uint8(severity), value, rule, key, text)
+	flags := uint16(0)
+	if raise {
+		flags = abi.FlagRaise
+	}
+	c.guest.out = abi.AppendAlert(c.guest.out, flags, uint32(max(c.input, 0)), uint8(severity), value, rule, key, text)
 }
 
 // NoValue is the value of an alert without one.

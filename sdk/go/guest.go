@@ -170,7 +170,7 @@ func (g *Guest) seldom(kind abi.Kind, rec []byte) bool {
 		now, _, _, berr := abi.Batch(rec)
 		ctx.now, err = Time(now), berr
 	default:
-		if kind > abi.KindTimer && kind < abi.KindGroup {
+		if kind > abi.KindTimer && kind <= abi.InputMax {
 			ctx.input++ // an input of a kind that is younger than this SDK
 		}
 	}
