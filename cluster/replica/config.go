@@ -121,6 +121,7 @@ type Config struct {
 	MessagesMax          int // received and not yet worked off; more are lost; default 8,192
 	MessagesBytesMax     int // their bytes; small ones, such as heartbeats and votes, are taken nevertheless; default 64 MiB
 	TruncateEntriesMin   int // a truncation drops at least so many entries; default 1,024
+	TruncateBytesMin     int // or, fewer of them, so many bytes; default 1 MiB
 	ElectionTicks        int // default 10
 	HeartbeatTicks       int // default 2
 	MaxEntryBytesPerRead int // of one group's entries in one message or one batch to apply; default 1 MiB
@@ -156,7 +157,7 @@ func (c *Config) setDefaults() {
 	}{
 		{&c.Shards, 64}, {&c.EntryBytesMax, 8 << 20}, {&c.PendingMax, 1024}, {&c.PendingBytesMax, 16 << 20},
 		{&c.NodePendingMax, 16384}, {&c.NodePendingBytesMax, 64 << 20}, {&c.RecentBytesMax, 4 << 20},
-		{&c.MessagesMax, 8192}, {&c.TruncateEntriesMin, 1024}, {&c.ElectionTicks, 10}, {&c.HeartbeatTicks, 2},
+		{&c.MessagesMax, 8192}, {&c.TruncateEntriesMin, 1024}, {&c.TruncateBytesMin, 1 << 20}, {&c.ElectionTicks, 10}, {&c.HeartbeatTicks, 2},
 		{&c.MaxEntryBytesPerRead, 1 << 20}, {&c.MessagesBytesMax, 64 << 20}, {&c.InflightMax, 256}, {&c.InflightBytesMax, 2 << 20},
 		{&c.ReadsMax, 4096}, {&c.FetchesMax, 2}, {&c.LagBytesMax, 32 << 20}, {&c.TailBytes, 256 << 10}, {&c.LagTicks, 2000},
 		{&c.SnapshotTicks, 150},

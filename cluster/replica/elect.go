@@ -68,6 +68,7 @@ func (c *core) tickAfter(n int) {
 			c.tickFollower(g)
 		}
 		c.tickReads(g)
+		c.tickExport(g)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -351,6 +352,32 @@ func TestHostTruncatesWhatIsDurableAndArchived(t *testing.T) {
 		}
 		if got := arch.asked.Load(); got != 12 {
 			t.Errorf("archive was asked for %d, want the flushed 12", got)
+		}
+	})
+}
+
+// TestHostTruncatesFewLargeEntries: rows that take room go, however few they are.
+func TestHostTruncatesFewLargeEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := startHost(t, Config{TruncateBytesMin: 10_000, TruncateEvery: time.Second, Shards: 1})
+		h.wait(1)
+		write := func(text string) (first uint64) {
+			c := h.ask(0, text)
+			h.Flush()
+			if a := <-c; a.err != nil {
+				t.Fatal(a.err)
+			}
+			h.state.flush()
+			<-time.After(1100 * time.Millisecond) // in a bubble: no time passes
+			synctest.Wait()
+			_, first, _, _ = h.log.Load(0)
+			return first
+		}
+		if got := write(strings.Repeat("x", 4000)); got != 1 {
+			t.Errorf("first row is %d with 4,000 bytes, want 1: not worth it yet", got)
+		}
+		if got := write(strings.Repeat("x", 8000)); got < 3 {
+			t.Errorf("first row is %d with 12,000 bytes, want 3 or more", got)
 		}
 	})
 }

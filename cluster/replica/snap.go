@@ -60,8 +60,26 @@ type exporter struct {
 	tick  uint64 // when the open one was last of use
 }
 
-// exportTicks is how long rows are kept for a snapshot nobody asks for.
-const exportTicks = 1000
+// Ticks after which a snapshot that nobody needs any more is given up. It costs: rows stay in the log for it, Pebble forgets nothing
+// that was overwritten since, and a node has only so many of them open.
+const (
+	exportTicks     = 1000 // half a minute: whoever leads no more may still be asked for the rest of it
+	exportTicksLead = 200  // six seconds: a leader knows who is at it
+)
+
+// tickExport ends an export that is of no use any more.
+func (c *core) tickExport(g *group) {
+	if g.st.export == nil || len(g.sent) > 0 {
+		return
+	}
+	most := uint64(exportTicks)
+	if g.role.leader {
+		most = exportTicksLead
+	}
+	if c.ticks-g.exporter.tick > most {
+		c.endExport(g)
+	}
+}
 
 // wantExport orders a snapshot that Raft has asked for. It must know the replica set as it is now.
 func (c *core) wantExport(g *group) {
@@ -142,7 +160,7 @@ func (c *core) compact(sh dunlin.ShardID, upTo uint64) (uint64, error) {
 		upTo = min(upTo, g.exporter.from)
 	}
 	if x := g.st.export; x != nil {
-		if g.st.sizes.behind(x.Index) > lag || c.ticks-g.exporter.tick > exportTicks && len(g.sent) == 0 {
+		if g.st.sizes.behind(x.Index) > lag {
 			c.endExport(g)
 		} else {
 			upTo = min(upTo, x.Index)

@@ -90,7 +90,8 @@ type Recovered struct {
 type cell struct {
 	flags, term, lead, transferee atomic.Uint64
 	applied, commit, first, last  atomic.Uint64
-	fresh                         atomic.Int64 // freshness.at
+	logBytes                      atomic.Uint64 // of the rows from first to last, about
+	fresh                         atomic.Int64  // freshness.at
 	conf                          atomic.Pointer[Conf]
 	progress                      atomic.Pointer[[]Progress]
 }
@@ -132,6 +133,7 @@ func (g *group) publish() {
 	put(&c.commit, max(g.commit, g.applied))
 	put(&c.first, g.st.first)
 	put(&c.last, g.last)
+	put(&c.logBytes, g.st.sizes.behind(g.st.first-1))
 	if c.conf.Load() == nil {
 		conf := exportConf(g.conf, g.applied)
 		c.conf.Store(&conf)

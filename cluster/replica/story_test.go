@@ -144,6 +144,8 @@ func (s *story) world(n *fleetNode, d *datadriven.TestData) (string, error) {
 		return "", err
 	case "installs":
 		return fmt.Sprintf("%d snapshots in %d chunks", n.disk.installs, n.disk.added), nil
+	case "exports":
+		return fmt.Sprintf("%d open", len(n.disk.exports)), nil
 	default:
 		return "", fmt.Errorf("unknown command %s", d.Cmd)
 	}

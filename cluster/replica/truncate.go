@@ -38,7 +38,7 @@ func (h *Host) maintain(ctx context.Context) {
 			if h.cells[i].flags.Load() == 0 {
 				continue
 			}
-			err := h.truncate(ctx, dunlin.ShardID(i), h.cells[i].first.Load()-1)
+			err := h.truncate(ctx, dunlin.ShardID(i))
 			if ctx.Err() != nil {
 				return
 			}
@@ -50,11 +50,25 @@ func (h *Host) maintain(ctx context.Context) {
 	}
 }
 
+// worthTruncating reports whether the rows up to an index are worth a truncation. Large ones are even if they are few: a log of
+// them is written twice if it stays, and a new replica would be fed from it, which costs several times what a snapshot does.
+func (h *Host) worthTruncating(log *cell, upTo uint64) bool {
+	first, last := log.first.Load(), log.last.Load()
+	if upTo < first || last < first {
+		return false
+	}
+	rows := min(upTo, last) - first + 1
+	bytes := float64(log.logBytes.Load()) * float64(rows) / float64(last-first+1)
+	return rows >= uint64(h.cfg.TruncateEntriesMin) || bytes >= float64(h.cfg.TruncateBytesMin)
+}
+
 // truncate drops a shard's rows that neither a crash nor a reader of the past needs: the state machine surely keeps what
-// they did, and the archive has them. Those up to done are dropped already.
-func (h *Host) truncate(ctx context.Context, sh dunlin.ShardID, done uint64) error {
+// they did, and the archive has them.
+func (h *Host) truncate(ctx context.Context, sh dunlin.ShardID) error {
+	log := &h.cells[sh]
+	done := log.first.Load() - 1 // these are dropped already
 	upTo := h.cfg.StateMachine.Durable(sh)
-	if upTo < done+uint64(h.cfg.TruncateEntriesMin) {
+	if !h.worthTruncating(log, upTo) {
 		return nil
 	}
 	if h.cfg.Archiver != nil {
@@ -62,7 +76,7 @@ func (h *Host) truncate(ctx context.Context, sh dunlin.ShardID, done uint64) err
 		if err != nil {
 			return err
 		}
-		if upTo = min(upTo, archived); upTo < done+uint64(h.cfg.TruncateEntriesMin) {
+		if upTo = min(upTo, archived); !h.worthTruncating(log, upTo) {
 			return nil
 		}
 	}
