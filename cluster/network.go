@@ -221,14 +221,12 @@ func (n *Network) linked(dunlin.NodeID, bool) {
 }
 
 // turnedAway is told that a node will not link with this one. A twin may be a former life that is
-// still being mourned, so only what does not change by itself ends the node.
+// still being mourned, so only what does not change by itself ends the node. The links have logged it.
 func (n *Network) turnedAway(_ dunlin.NodeID, err error) {
 	var r *peer.Refusal
 	if errors.As(err, &r) && r.Theirs && (r.Reason == peer.RefusedForeign || r.Reason == peer.RefusedLeft) {
 		n.refuse(err)
-		return
 	}
-	n.cfg.Log.Error("no link to a node", "error", err)
 }
 
 // Seen returns what gossip sees of a node.

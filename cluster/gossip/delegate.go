@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"log/slog"
 
 	"github.com/hashicorp/memberlist"
 
@@ -66,13 +67,21 @@ func (d *delegate) came(n *memberlist.Node) {
 	if err != nil {
 		return // NotifyAlive has refused it
 	}
-	d.view.came(s, n.Address(), d.cfg.Clock())
+	if d.view.came(s, n.Address(), d.cfg.Clock()) && n.Name != d.self.Load().Name {
+		d.cfg.Log.Info("a node is here", slog.String("name", s.Name), slog.String("peer", s.ID.String()), slog.String("addr", n.Address()))
+	}
 	(*Gossip)(d).changed()
 }
 
 // NotifyLeave implements memberlist.EventDelegate: dead or left.
 func (d *delegate) NotifyLeave(n *memberlist.Node) {
-	d.view.gone(n.Name, d.cfg.Clock())
+	if s := d.view.gone(n.Name, d.cfg.Clock()); s != nil {
+		text := "a node is dead: nobody hears of it"
+		if n.State == memberlist.StateLeft {
+			text = "a node has stopped, and said so"
+		}
+		d.cfg.Log.Info(text, slog.String("name", s.Name), slog.String("peer", s.ID.String()), slog.String("addr", s.Addr))
+	}
 	(*Gossip)(d).changed()
 }
 

@@ -33,8 +33,9 @@ func (v *view) init(keep time.Duration) {
 	v.keep, v.by, v.living = keep, make(map[dunlin.NodeID]*Seen), make(map[string]dunlin.NodeID)
 }
 
-// came notes a node that is alive. Another life under its name is over then.
-func (v *view) came(s Self, addr string, now dunlin.Time) {
+// came notes a node that is alive, and reports whether it was not before, or lives again. Another life under its name is over
+// then.
+func (v *view) came(s Self, addr string, now dunlin.Time) (news bool) {
 	v.Lock()
 	defer v.Unlock()
 	if id, ok := v.living[s.Name]; ok && id != s.ID {
@@ -50,25 +51,27 @@ func (v *view) came(s Self, addr string, now dunlin.Time) {
 	}
 	v.by[s.ID] = &Seen{Self: s, Alive: true, Since: since, Addr: addr}
 	v.living[s.Name] = s.ID
+	return was == nil || !was.Alive || was.Started != s.Started
 }
 
-// gone notes that the node of that name is dead, or has left.
-func (v *view) gone(name string, now dunlin.Time) {
+// gone notes that the node of that name is dead, or has left, and returns it, nil if it was not known to live.
+func (v *view) gone(name string, now dunlin.Time) *Seen {
 	v.Lock()
 	defer v.Unlock()
-	v.goneLocked(name, now)
+	return v.goneLocked(name, now)
 }
 
-func (v *view) goneLocked(name string, now dunlin.Time) {
+func (v *view) goneLocked(name string, now dunlin.Time) *Seen {
 	id, ok := v.living[name]
 	if !ok {
-		return
+		return nil
 	}
 	delete(v.living, name)
 	was := *v.by[id]
 	was.Alive, was.Since = false, now
 	v.by[id] = &was
 	v.forgetLocked(now)
+	return &was
 }
 
 func (v *view) forgetLocked(now dunlin.Time) {

@@ -195,7 +195,11 @@ func (l *Links) drive(ctx context.Context, c *conn) {
 	var r *Refusal
 	if errors.As(err, &r) && r.Theirs && r.Reason.lasting() && !c.dialled && !c.used.Load() { // otherwise the peer has told
 		host, _, _ := net.SplitHostPort(c.wire.RemoteAddr().String())
-		l.note(host, slog.LevelError, "another node turned this one away", c.wire.RemoteAddr().String(), err)
+		level := slog.LevelError
+		if r.Reason == RefusedLeft { // as was asked for, and OnRefused is told
+			level = slog.LevelDebug
+		}
+		l.note(host, level, "another node turned this one away", c.wire.RemoteAddr().String(), err)
 		l.cfg.OnRefused(c.them.Node, err)
 	}
 	l.log(slog.LevelDebug, "connection ended", slog.String("peer", c.them.Node.String()), slog.String("name", c.them.Name), slog.Any("err", err))

@@ -185,13 +185,19 @@ func (p *peer) problemLocked(err error) (tell func()) {
 		return func() {}
 	}
 	text, now := gist(err), p.l.cfg.now()
-	if text == p.mu.noted && now-p.mu.notedAt < noteAgain {
+	known := p.mu.noted != "" && now-p.mu.notedAt < noteAgain
+	if known && text == p.mu.noted {
 		return func() {}
 	}
-	p.mu.noted, p.mu.notedAt = text, now
 	level := slog.LevelInfo
-	if r != nil && r.Reason.lasting() || errors.Is(err, dunlin.ErrUnauthenticated) {
+	switch {
+	case r != nil && r.Reason.lasting() && r.Reason != RefusedLeft || errors.Is(err, dunlin.ErrUnauthenticated):
 		level = slog.LevelError
+	case known: // that it can't be reached either, after the link was lost, is no news
+		level = slog.LevelDebug
+	}
+	if level != slog.LevelDebug {
+		p.mu.noted, p.mu.notedAt = text, now
 	}
 	name, addr := p.mu.name, p.mu.addr
 	return func() {

@@ -136,6 +136,32 @@ func TestAForgottenNodeStaysOut(t *testing.T) {
 		}
 	}
 	eventually(t, "no connection is left", func() bool { return a.links() == 0 && b.links() == 0 })
+	for _, n := range []*node{a, b} {
+		if n.log.count("level=ERROR") > 0 || n.log.count("no link to a node") != 1 {
+			t.Errorf("a node that leaves as it was told to is said once, and no error; node %d says\n%s", n.id, n.log.buf.String())
+		}
+	}
+}
+
+// A node that stops is one line in the log of another, however often that one tries to reach it.
+func TestStoppedNodeIsSaidOnce(t *testing.T) {
+	lan := newLAN(t)
+	a, b := lan.node(1), lan.node(2)
+	send(t, a, b, 1, []byte("hello"))
+	b.stop()
+	eventually(t, "node 1 has tried to reach it", func() bool {
+		p := (*a.peers.Load())[2]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.mu.failures > 0
+	})
+	for range 5 {
+		a.Kick(2)
+		pass(20 * time.Millisecond)
+	}
+	if n := a.log.count("no link to a node"); n != 1 || a.log.count("level=ERROR") > 0 {
+		t.Errorf("said %d times:\n%s", n, a.log.buf.String())
+	}
 }
 
 // A second process with a copy of a node's data is refused as long as the first one lives, and the first one does not

@@ -253,7 +253,7 @@ func (l *Links) incoming(ctx context.Context, raw net.Conn, host string) {
 	if err != nil {
 		var r *Refusal
 		level := slog.LevelInfo
-		if errors.As(err, &r) && r.Reason.lasting() {
+		if errors.As(err, &r) && r.Reason.lasting() && r.Reason != RefusedLeft {
 			level = slog.LevelError
 		}
 		l.note(host, level, "turned a connection away", raw.RemoteAddr().String(), err)
