@@ -248,7 +248,10 @@ func (c *Cluster) serveState(ctx context.Context, r *stateRequest) error {
 		return err
 	}
 	defer let()
-	put, err := c.memberPut(r.Member, func(m *control.Member) { m.State = r.State })
+	put, err := c.memberPut(r.Member, func(m *control.Member) error {
+		m.State = r.State
+		return nil
+	})
 	if err != nil {
 		return err
 	}

@@ -119,11 +119,13 @@ func (c *Cluster) seeds() []string {
 }
 
 // memberPut changes a member's row.
-func (c *Cluster) memberPut(id dunlin.NodeID, change func(*control.Member)) (dunlin.Put, error) {
+func (c *Cluster) memberPut(id dunlin.NodeID, change func(*control.Member) error) (dunlin.Put, error) {
 	m, ok := c.places.Load().addrs[id]
 	if !ok {
 		return dunlin.Put{}, fmt.Errorf("member %s: %w", id, dunlin.ErrNotFound)
 	}
-	change(&m)
+	if err := change(&m); err != nil {
+		return dunlin.Put{}, err
+	}
 	return dunlin.Put{Table: dunlin.TableMembers, Key: control.MemberKey(id), Value: control.EncodeMember(&m)}, nil
 }

@@ -93,7 +93,16 @@ func (c *Cluster) carryOut(ctx context.Context, term uint64, plan []control.Acti
 			puts = append(puts, dunlin.Put{Table: dunlin.TablePlacement, Key: control.PlacementKey(a.Row.Shard), Value: control.EncodePlacement(&a.Row)})
 			attrs = append(attrs, slog.Int("shard", int(a.Row.Shard)))
 		case *control.SetMemberState:
-			put, err := c.memberPut(a.Member, func(m *control.Member) { m.State = a.State })
+			put, err := c.memberPut(a.Member, func(m *control.Member) error {
+				if err := a.Check(m.State); err != nil {
+					return err
+				}
+				m.State = a.State
+				return nil
+			})
+			if errors.Is(err, dunlin.ErrConflict) { // somebody gave another order meanwhile, which the next plan sees
+				continue
+			}
 			if err != nil {
 				c.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "a member's state was not changed", slog.Any("error", err))
 				continue

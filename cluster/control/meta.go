@@ -143,7 +143,7 @@ func (s *step) endMembers() {
 		case !ok:
 			s.c.ending[m.ID] = s.v.Now
 		case s.v.Now.Sub(since) >= s.lim.EndRest:
-			s.actions = append(s.actions, &SetMemberState{Member: m.ID, State: dunlin.MemberLeft,
+			s.actions = append(s.actions, &SetMemberState{Member: m.ID, From: m.State, State: dunlin.MemberLeft,
 				Reason: s.pushWhy(m.ID) + ", and has no replica any more"})
 		}
 	}

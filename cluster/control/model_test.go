@@ -196,6 +196,9 @@ func (w *world) carryOut(a Action) error {
 			g.Term++
 		}
 	case *SetMemberState:
+		if a.Check(w.body(a.Member).State) != nil {
+			return nil // it came late: the operator has said something else meanwhile
+		}
 		w.body(a.Member).State = a.State
 		for _, g := range w.shards {
 			if w.calm && slices.Contains(g.Conf.Voters, a.Member) { // what a late step made is taken away later

@@ -17,6 +17,7 @@ type Controller struct {
 	lim      Limits
 	learners map[place]standing
 	avoid    map[place]dunlin.Time // until when
+	lost     map[place]dunlin.Time // since when the row says that the member has lost its replica
 	handed   map[dunlin.ShardID]dunlin.Time
 	lastHand dunlin.Time
 	left     map[dunlin.NodeID]dunlin.Time // since when it is seen as left
@@ -37,7 +38,7 @@ type standing struct {
 
 // New returns a controller that remembers nothing.
 func New(l Limits) *Controller {
-	return &Controller{lim: l.withDefaults(), learners: map[place]standing{}, avoid: map[place]dunlin.Time{},
+	return &Controller{lim: l.withDefaults(), learners: map[place]standing{}, avoid: map[place]dunlin.Time{}, lost: map[place]dunlin.Time{},
 		handed: map[dunlin.ShardID]dunlin.Time{}, left: map[dunlin.NodeID]dunlin.Time{}, ending: map[dunlin.NodeID]dunlin.Time{}}
 }
 
@@ -113,6 +114,7 @@ func (c *Controller) watch(s *step) {
 			delete(c.avoid, at)
 		}
 	}
+	c.watchLost(s)
 	for sh, at := range c.handed {
 		if now.Sub(at) >= c.lim.ShardRest {
 			delete(c.handed, sh)
@@ -123,6 +125,30 @@ func (c *Controller) watch(s *step) {
 			c.left[m.ID] = now
 		}
 	}
+}
+
+// watchLost notes since when members have lost replicas. A controller that is new takes all that it finds for fresh.
+func (c *Controller) watchLost(s *step) {
+	for i := range s.v.Shards {
+		sh := &s.v.Shards[i]
+		for id := range sh.Row.Was {
+			if at := (place{sh.ID, id}); c.lost[at] == 0 {
+				c.lost[at] = s.v.Now
+			}
+		}
+	}
+	for at := range c.lost {
+		if sh := s.find(at.shard); sh == nil || sh.Row.Was[at.node] == 0 {
+			delete(c.lost, at)
+		}
+	}
+}
+
+// rests reports whether a member has lost its replica of a shard only just now. What that one has acknowledged may still be on
+// its way to the owner, which would take it for a new one's.
+func (s *step) rests(sh dunlin.ShardID, id dunlin.NodeID) bool {
+	at, ok := s.c.lost[place{sh, id}]
+	return ok && s.v.Now.Sub(at) < s.lim.ReplicaRest
 }
 
 // count adds a shard to what members have and do.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/dunlin-iot/dunlin"
 )
@@ -77,4 +78,56 @@ func FuzzRows(f *testing.F) {
 		}
 		_, _ = DecodeRequest(b)
 	})
+}
+
+// TestLateStates: a member's state is changed only from what the step was meant for.
+func TestLateStates(t *testing.T) {
+	a := SetMemberState{Member: 3, From: dunlin.MemberLeaving, State: dunlin.MemberLeft}
+	if err := a.Check(dunlin.MemberLeaving); err != nil {
+		t.Error(err)
+	}
+	if err := a.Check(dunlin.MemberActive); !errors.Is(err, dunlin.ErrConflict) {
+		t.Errorf("a leave that was taken back: %v, want %v", err, dunlin.ErrConflict)
+	}
+}
+
+// TestReplicasRest: who has just lost a shard's replica is no target for it, also for a controller that is new.
+func TestReplicasRest(t *testing.T) {
+	v := &View{Now: 1_000_000_000, Replication: 3}
+	for id := range dunlin.NodeID(4) {
+		m := Member{}
+		m.Alive = true
+		m.ID, m.Name, m.State = id+1, "n"+string(rune('1'+id)), dunlin.MemberActive
+		v.Members = append(v.Members, m)
+	}
+	conf := Conf{Voters: []dunlin.NodeID{1, 2}, Index: 50}
+	sh := Shard{ID: 1, Owner: 1, Term: 2, Commit: 50, Conf: conf, Row: Placement{Shard: 1, Epoch: 3, Voters: conf.Voters, ConfIndex: 50,
+		Was: map[dunlin.NodeID]uint64{3: 40, 4: 40}},
+		Replicas: []Progress{{Node: 1, Match: 50, Active: true}, {Node: 2, Match: 50, Active: true}}}
+	v.Shards = []Shard{sh}
+	c := New(Limits{})
+	moves := func() (to dunlin.NodeID) {
+		for _, a := range c.Step(v) {
+			if w, ok := a.(*WritePlacement); ok && w.Row.Move != nil {
+				to = w.Row.Move.To
+			}
+		}
+		return to
+	}
+	if to := moves(); to != 0 {
+		t.Errorf("a new controller gives it to %s", to)
+	}
+	v.Now = v.Now.Add(9 * time.Second)
+	delete(v.Shards[0].Row.Was, 4) // it never had one
+	if to := moves(); to != 4 {
+		t.Errorf("it goes to %s, want 4", to)
+	}
+	v.Members[3].Alive = false
+	if to := moves(); to != 0 {
+		t.Errorf("it goes back to %s after 9 s", to)
+	}
+	v.Now = v.Now.Add(time.Second)
+	if to := moves(); to != 3 {
+		t.Errorf("it goes to %s after 10 s, want 3", to)
+	}
 }

@@ -223,6 +223,6 @@ func (s *step) best(sh *Shard, order func(a, b *Member) int) *Member {
 // made of it, and then some.
 func (s *step) takes(sh *Shard, m *Member) bool {
 	_, avoided := s.c.avoid[place{sh.ID, m.ID}]
-	return !avoided && !sh.Row.Names(m.ID) && !slices.Contains(sh.Conf.Voters, m.ID) && !slices.Contains(sh.Conf.Learners, m.ID) &&
+	return !avoided && !s.rests(sh.ID, m.ID) && !sh.Row.Names(m.ID) && !slices.Contains(sh.Conf.Voters, m.ID) && !slices.Contains(sh.Conf.Learners, m.ID) &&
 		(m.DiskFree == 0 || m.DiskFree > 3*sh.Bytes)
 }

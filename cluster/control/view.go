@@ -89,6 +89,7 @@ type Limits struct {
 	Avoid        time.Duration // a member is no target for a shard for so long after it was given up; default 30m
 	ReportAge    time.Duration // an older report is none; default 10s
 	EndRest      time.Duration // a membership ends so long after the last replica went, and is told of so long; default 15s
+	ReplicaRest  time.Duration // a member gets no replica of a shard for so long after it lost one; default 10s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -107,6 +108,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Avoid, 30*time.Minute)
 	def(&l.ReportAge, 10*time.Second)
 	def(&l.EndRest, 15*time.Second)
+	def(&l.ReplicaRest, 10*time.Second)
 	l.Imbalance, l.LeadSlack = max(l.Imbalance, 2), max(l.LeadSlack, 1) // below, moves would never end
 	return l
 }
@@ -198,11 +200,20 @@ type Transfer struct {
 	Reason string
 }
 
-// SetMemberState changes a member's row.
+// SetMemberState changes a member's row, if the member still is what the step was meant for.
 type SetMemberState struct {
 	Member dunlin.NodeID
+	From   dunlin.MemberState
 	State  dunlin.MemberState
 	Reason string
+}
+
+// Check says why the row must not be changed now, with dunlin.ErrConflict, or nil.
+func (a *SetMemberState) Check(now dunlin.MemberState) error {
+	if now != a.From {
+		return fmt.Errorf("%w: member %s was to become %s from %s, and is %s", dunlin.ErrConflict, a.Member, a.State, a.From, now)
+	}
+	return nil
 }
 
 // EndRequest deletes a Request: it is fulfilled, or can't be.
