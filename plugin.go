@@ -93,6 +93,7 @@ type PluginSettings struct {
 	Name       string
 	Activate   bool   // make it the active version at once
 	Signature  string // a .minisig file; "" if unsigned
+	Key        string // the minisign public key that it is to be verified with; "": one of the tenant's domains' signers
 	Source     string // for PluginVersion.Source
 	By         string
 	Reason     string

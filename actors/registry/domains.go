@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -36,7 +35,7 @@ func (r *Registry) Domains(_ context.Context, t dunlin.Tenant) ([]dunlin.Domain,
 
 func copyDomain(d *dunlin.Domain) *dunlin.Domain {
 	c := *d
-	c.Pipeline = slices.Clone(d.Pipeline)
+	c.Pipeline, c.Signers = slices.Clone(d.Pipeline), slices.Clone(d.Signers)
 	return &c
 }
 
@@ -58,13 +57,9 @@ func (r *Registry) PutDomain(ctx context.Context, d dunlin.Domain, ifRevision ui
 		if err := revised("domain "+n.name, old, &was, &was.Revision, ifRevision); err != nil {
 			return nil, err
 		}
-		for _, use := range d.Pipeline {
-			_, known, err := r.deps.Rows.Row(dunlin.MetaShard, dunlin.TablePlugins, name{d.Tenant, use.Plugin}.key())
-			if err != nil {
+		for i := range d.Pipeline {
+			if err := r.mayRun(&d, &d.Pipeline[i]); err != nil {
 				return nil, err
-			}
-			if !known {
-				return nil, invalid("the pipeline of domain %s names plugin %q, which does not exist", d.ID, use.Plugin)
 			}
 		}
 		d.Revision, d.UpdatedAt = was.Revision+1, at
@@ -74,6 +69,29 @@ func (r *Registry) PutDomain(ctx context.Context, d dunlin.Domain, ifRevision ui
 		return nil, fmt.Errorf("put domain %s: %w", d.ID, err)
 	}
 	return &d, nil
+}
+
+// mayRun says whether the domain may name the plugin in its pipeline, as the registry is now.
+func (r *Registry) mayRun(d *dunlin.Domain, use *dunlin.PluginUse) error {
+	if use.Rules != nil {
+		return nil
+	}
+	row, known, err := r.deps.Rows.Row(dunlin.MetaShard, dunlin.TablePlugins, name{d.Tenant, use.Plugin}.key())
+	if err != nil {
+		return err
+	}
+	if !known {
+		return invalid("the pipeline of domain %s names plugin %q, which does not exist", d.ID, use.Plugin)
+	}
+	var p dunlin.Plugin
+	if err := json.Unmarshal(row, &p); err != nil {
+		return fmt.Errorf("plugin %s: %w", use.Plugin, err)
+	}
+	ofOldRow(&p)
+	if v := versionOf(&p, p.Hash); v != nil {
+		return signed(d, p.Name, v)
+	}
+	return nil
 }
 
 // tryPipeline starts the plugins of a pipeline with their configurations: one that a plugin refuses would make a dead letter
@@ -88,24 +106,22 @@ func (r *Registry) tryPipeline(ctx context.Context, n name, pipeline []dunlin.Pl
 	if rules := v.rules[n]; rules != nil {
 		runs = rules.Stages
 	}
-	for _, use := range pipeline {
+	names := stageNames(pipeline)
+	for i := range pipeline {
+		use := &pipeline[i]
 		p := v.plugins[name{n.tenant, use.Plugin}]
-		if p == nil || slices.ContainsFunc(runs, func(st dunlin.Stage) bool {
-			return st.Plugin == use.Plugin && st.Hash == p.Hash && sameJSON(st.Config, use.Config)
-		}) {
+		if p == nil && use.Rules == nil {
 			continue
 		}
-		if err := r.deps.TryConfig(ctx, &dunlin.Stage{Plugin: use.Plugin, Hash: p.Hash, Config: use.Config}); err != nil {
-			return fmt.Errorf("try the configuration of plugin %s: %w", use.Plugin, err)
+		st := stageOf(use, names[i], p)
+		if slices.ContainsFunc(runs, func(o dunlin.Stage) bool { return o.Hash == st.Hash && o.Made == st.Made }) {
+			continue
+		}
+		if err := r.deps.TryConfig(ctx, &st); err != nil {
+			return fmt.Errorf("try the configuration of plugin %s: %w", st.Plugin, err)
 		}
 	}
 	return nil
-}
-
-// sameJSON says whether two documents are the same but for white space: a row is stored without.
-func sameJSON(a, b json.RawMessage) bool {
-	var x, y bytes.Buffer
-	return bytes.Equal(a, b) || json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
 func (r *Registry) roomFor(n name) error {
@@ -140,20 +156,13 @@ func checkDomain(d *dunlin.Domain) error {
 	case len(d.Pipeline) > pipelineMax:
 		return invalid("the pipeline of domain %s has %d plugins, want at most %d", d.ID, len(d.Pipeline), pipelineMax)
 	}
-	for i, use := range d.Pipeline {
-		if err := dunlin.ValidatePluginName(use.Plugin); err != nil {
-			return fmt.Errorf("pipeline, plugin %d: %w", i+1, err)
-		}
-		if len(use.Config) > configBytesMax {
-			return invalid("the configuration of plugin %s has %d bytes, want at most %d", use.Plugin, len(use.Config), configBytesMax)
-		}
-		var object map[string]json.RawMessage
-		config := bytes.TrimSpace(use.Config)
-		if len(config) > 0 && (json.Unmarshal(config, &object) != nil || object == nil) {
-			return invalid("the configuration of plugin %s is not a JSON object", use.Plugin)
-		}
+	if d.PluginShare < 0 || d.PluginShare > 1000 {
+		return invalid("plugin_share of domain %s is %d, want 1 to 1000", d.ID, d.PluginShare)
 	}
-	return nil
+	if err := checkSigners(d.Signers); err != nil {
+		return err
+	}
+	return checkPipeline(d.Pipeline)
 }
 
 // DeleteDomain implements dunlin.Registrar. From when it looks for devices until it is done, none is put into the domain

@@ -33,47 +33,9 @@ func (r *Registry) Plugins(_ context.Context, t dunlin.Tenant) ([]dunlin.Plugin,
 	return all, nil
 }
 
-// PutPlugin implements dunlin.Registrar. The module is checked, kept and made ready to run before its row says that it is
-// the active one: from that index on it runs without a pause.
+// PutPlugin implements dunlin.Registrar.
 func (r *Registry) PutPlugin(ctx context.Context, t dunlin.Tenant, plugin string, module []byte, ifRevision uint64) (*dunlin.Plugin, error) {
-	n := name{tenant(t), plugin}
-	if err := dunlin.ValidatePluginName(plugin); err != nil {
-		return nil, err
-	}
-	if err := n.tenant.Validate(); err != nil {
-		return nil, err
-	}
-	if len(module) > moduleBytesMax {
-		return nil, fmt.Errorf("%w: module has %d bytes, want at most %d", dunlin.ErrTooLarge, len(module), moduleBytesMax)
-	}
-	if err := r.worthChecking(n, ifRevision); err != nil {
-		return nil, err
-	}
-	row, err := r.prepare(ctx, n, module)
-	if err != nil {
-		return nil, fmt.Errorf("put plugin %s: %w", plugin, err)
-	}
-	err = r.update(ctx, dunlin.TablePlugins, n.key(), func(at dunlin.Time, old []byte) ([]byte, error) {
-		var was dunlin.Plugin
-		if err := revised("plugin "+plugin, old, &was, &was.Revision, ifRevision); err != nil {
-			return nil, err
-		}
-		row.Previous = nil
-		if old != nil && was.Hash != row.Hash {
-			row.Previous = append(row.Previous, was.Hash)
-		}
-		for _, h := range was.Previous {
-			if len(row.Previous) < previousMax && h != row.Hash {
-				row.Previous = append(row.Previous, h)
-			}
-		}
-		row.Revision, row.UpdatedAt = was.Revision+1, at
-		return json.Marshal(row)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("put plugin %s: %w", plugin, err)
-	}
-	return row, nil
+	return r.BringVersion(ctx, t, dunlin.PluginSettings{Name: plugin, Activate: true, Source: "upload", IfRevision: ifRevision}, module)
 }
 
 // worthChecking refuses early what the change would refuse anyway: checking a module takes seconds.
@@ -94,23 +56,32 @@ func (r *Registry) worthChecking(n name, ifRevision uint64) error {
 	return revised("plugin "+n.name, nil, &was, &was.Revision, ifRevision)
 }
 
-func (r *Registry) prepare(ctx context.Context, n name, module []byte) (*dunlin.Plugin, error) {
+// prepare checks a module, keeps it and makes it ready to run.
+func (r *Registry) prepare(ctx context.Context, t dunlin.Tenant, set *dunlin.PluginSettings, module []byte) (*dunlin.PluginVersion, error) {
+	v := &dunlin.PluginVersion{Hash: sha256.Sum256(module), Bytes: int64(len(module)), Source: set.Source, By: set.By}
+	if set.Signature != "" {
+		sig, err := r.verify(t, set, module)
+		if err != nil {
+			return nil, err
+		}
+		v.Signatures = []dunlin.PluginSignature{*sig}
+	}
 	checked, err := r.deps.Check(ctx, module)
 	if err != nil {
 		return nil, err
 	}
+	v.Language, v.Report, v.Manifest, v.Version = checked.Language, checked.Report, checked.Manifest, checked.Version
 	hash, err := r.deps.Keep(module)
 	if err != nil {
 		return nil, err
 	}
-	if want := dunlin.ModuleHash(sha256.Sum256(module)); hash != want {
-		return nil, fmt.Errorf("the module's hash is %s, and it was kept as %s", want, hash)
+	if hash != v.Hash {
+		return nil, fmt.Errorf("the module's hash is %s, and it was kept as %s", v.Hash, hash)
 	}
 	if err := r.deps.Install(ctx, hash, module); err != nil {
 		return nil, err
 	}
-	return &dunlin.Plugin{Tenant: n.tenant, Name: n.name, Hash: hash, Bytes: int64(len(module)),
-		Language: checked.Language, Report: checked.Report}, nil
+	return v, nil
 }
 
 // DeletePlugin implements dunlin.Registrar. The module stays where it is kept: the log names it.

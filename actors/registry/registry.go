@@ -38,6 +38,11 @@ const (
 	labelsMax       = 32
 	labelBytesMax   = 256
 	previousMax     = 10
+	versionsMax     = 20
+	activationsMax  = 50
+	rulesBytesMax   = 64 << 10
+	signersMax      = 16
+	samplesMax      = 32 // devices whose states a new version is tried with
 	secretBytesMin  = 12
 	secretBytesMax  = 256
 	moduleBytesMax  = 64 << 20
@@ -80,9 +85,16 @@ type Rows interface {
 	DevicesOf(shard dunlin.ShardID, q dunlin.DevicesQuery, after dunlin.DeviceID) ([]dunlin.DeviceID, error)
 }
 
+// States reads devices as applied: *store.State.
+type States interface {
+	LoadDevice(shard dunlin.ShardID, key dunlin.DeviceKey) (*dunlin.DeviceState, bool, error)
+}
+
 // Checked is what the check of a module found out.
 type Checked struct {
 	Language string
+	Version  string          // of the manifest; "" if it names none
+	Manifest json.RawMessage // as in the module; nil without one
 	Report   json.RawMessage
 }
 
@@ -95,6 +107,11 @@ type Deps struct {
 
 	// TryConfig starts a plugin with a configuration; an error that matches dunlin.ErrInvalid is what it says against it.
 	TryConfig func(ctx context.Context, st *dunlin.Stage) error // plugins.Host.TryConfig; nil: configurations are not tried
+	// TryStates lets a stage's plugin take over copies of states that another version made; an error that matches
+	// dunlin.ErrInvalid is what it says against one. nil: it is not tried.
+	TryStates func(ctx context.Context, st *dunlin.Stage, works []*dunlin.Work) error
+	States    States                                                  // of devices, for TryStates
+	Module    func(hash dunlin.ModuleHash) (module []byte, err error) // router.Modules.Get
 }
 
 // Registry keeps what is registered. It implements dunlin.Registrar and dunlin.Authenticator.
@@ -118,6 +135,7 @@ type Registry struct {
 var (
 	_ dunlin.Registrar     = (*Registry)(nil)
 	_ dunlin.Authenticator = (*Registry)(nil)
+	_ dunlin.Plugins       = (*Registry)(nil)
 )
 
 // name is a domain's or a plugin's full name.
@@ -238,7 +256,12 @@ func (r *Registry) Modules() []dunlin.ModuleHash {
 	set := map[dunlin.ModuleHash]bool{}
 	for _, rules := range r.view.Load().rules {
 		for _, st := range rules.Stages {
-			set[st.Hash] = true
+			if st.Rules == nil {
+				set[st.Hash] = true
+			}
+			if st.Trial != nil {
+				set[st.Trial.Hash] = true
+			}
 		}
 	}
 	hashes := make([]dunlin.ModuleHash, 0, len(set))
@@ -323,25 +346,6 @@ func (r *Registry) applyCredentialLocked(tenant dunlin.Tenant, rest string, valu
 	}
 	r.mu.credentials[k] = c
 	return nil
-}
-
-// resolve makes the rules of all domains.
-func resolve(v *view, log *slog.Logger) map[name]*device.Rules {
-	rules := make(map[name]*device.Rules, len(v.domains))
-	for n, d := range v.domains {
-		r := &device.Rules{Tenant: n.tenant, Domain: d.ID, Register: d.UnknownDevices == dunlin.UnknownRegister,
-			SkewMax: time.Duration(d.SkewMax), PayloadBytesMax: d.PayloadBytesMax}
-		for _, use := range d.Pipeline {
-			p := v.plugins[name{n.tenant, use.Plugin}]
-			if p == nil { // PutDomain and DeletePlugin see to it that there is one
-				log.Error("pipeline names an unknown plugin", slog.String("domain", n.key()), slog.String("plugin", use.Plugin))
-				continue
-			}
-			r.Stages = append(r.Stages, dunlin.Stage{Plugin: use.Plugin, Hash: p.Hash, Config: use.Config})
-		}
-		rules[n] = r
-	}
-	return rules
 }
 
 // update has a row of the meta shard changed: build gets the row as it is (nil: none) and returns it as it shall be (nil:

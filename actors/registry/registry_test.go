@@ -248,8 +248,8 @@ func TestConfigurationsAreTried(t *testing.T) {
 		{"a refusal", refusal, "a", []string{`{"max": "hot"}`}, `p {"max": "hot"}`},
 		{"a good one", nil, "a", []string{`{"max": 1}`}, `p {"max": 1}`},
 		{"another owner", refusal, "b", []string{`{ "max":1 }`}, ""},
-		{"a second stage", refusal, "b", []string{`{"max":1}`, `{}`}, `p {}`},
-		{"another second stage", nil, "b", []string{`{"max":1}`, ``}, `p `},
+		{"a second stage", refusal, "b", []string{`{"max":1}`, `{}`}, `p-2 {}`},
+		{"another second stage", nil, "b", []string{`{"max":1}`, ``}, `p-2 `},
 		{"an empty pipeline", refusal, "b", nil, ""},
 	} {
 		tried, says = nil, c.says

@@ -33,6 +33,11 @@ type order struct {
 	Credential *dunlin.Credential    `json:"credential,omitempty"`
 	Module     *dunlin.ModuleHash    `json:"module,omitempty"` // to be fetched from the caller
 	Bytes      int                   `json:"bytes,omitempty"`  // of the module
+
+	Settings   *dunlin.PluginSettings `json:"settings,omitempty"`
+	Activation *dunlin.Activation     `json:"activation,omitempty"`
+	Trial      *dunlin.Trial          `json:"trial,omitempty"`
+	Reason     string                 `json:"reason,omitempty"`
 }
 
 // outcome is the answer to an order.
@@ -209,6 +214,9 @@ func (r *Router) obey(ctx context.Context, from dunlin.NodeID, method string, o 
 		return reg.PutCredential(ctx, *o.Credential, o.Secret)
 	case method == "DeleteCredential":
 		return nil, reg.DeleteCredential(ctx, o.Tenant, o.Kind, o.Name)
+	}
+	if p, err := r.obeyPlugins(ctx, from, method, o); !errors.Is(err, errNoChange) {
+		return p, err
 	}
 	return nil, fmt.Errorf("%w: change %q", dunlin.ErrInvalid, method)
 }

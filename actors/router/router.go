@@ -117,6 +117,7 @@ type Deps struct {
 	Local    Local
 	State    State
 	Registry Registry
+	Plugins  dunlin.Plugins // versions of plugins, changed where this node owns the meta shard; nil: there are none
 	Owners   Owners
 	Reads    Reads
 	Caller   Caller

@@ -166,7 +166,8 @@ func (n *Node) openPlugins(context.Context) error {
 
 func (n *Node) openRegistry(context.Context) error {
 	cfg := registry.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Static: n.static()}
-	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: func(m []byte) (dunlin.ModuleHash, error) { return n.modules.Keep(m) }, TryConfig: n.host.TryConfig}
+	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: func(m []byte) (dunlin.ModuleHash, error) { return n.modules.Keep(m) }, TryConfig: n.host.TryConfig,
+		States: n.db.State(), Module: func(h dunlin.ModuleHash) ([]byte, error) { return n.modules.Get(h) }}
 	var err error
 	if n.registry, err = registry.New(cfg, deps); err != nil {
 		return err

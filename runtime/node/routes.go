@@ -28,7 +28,7 @@ func (n *Node) openRoutes(context.Context) error {
 		return err
 	}
 	n.router, err = router.New(router.Config{Self: n.identity.NodeID, Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Metrics: n.obs.Metrics},
-		router.Deps{Local: n.directory, State: n.db.State(), Registry: n.registry, Owners: n.cluster, Reads: n.cluster, Caller: (*caller)(n),
+		router.Deps{Local: n.directory, State: n.db.State(), Registry: n.registry, Plugins: n.registry, Owners: n.cluster, Reads: n.cluster, Caller: (*caller)(n),
 			Modules: n.modules, MergeAlerts: n.db.State().MergeAlerts})
 	if err != nil {
 		return err
