@@ -103,6 +103,7 @@ func (m *machine) hold(t *turn, s *slot) {
 		}
 	}
 	m.retryAt = 0
+	t.c.balked.Store(false)
 	for p := m.ring.head; p != nil; p = p.next {
 		if err := p.receipt.Err; err != nil && temporary(err) {
 			if p.u.MessageID != 0 && !errors.Is(err, dunlin.ErrOverloaded) {

@@ -42,6 +42,7 @@ type conn struct {
 
 	queued atomic.Bool // in fl's list
 	next   *conn       // there
+	balked atomic.Bool // a PUBLISH was refused for now: nothing new is offered before it
 
 	timer    timer
 	younger  *conn // half-open connections, oldest first; guarded by Gateway.half
@@ -60,6 +61,9 @@ type conn struct {
 		seen    dunlin.Time // last bytes from the client
 		stuck   dunlin.Time // since when the socket takes nothing
 		linger  dunlin.Time // until when the peer may read our last packet
+		mute    dunlin.Time // until when we hear what the peer said before it left; 0: it is there
+		left    int         // … how many bytes of that we still hear
+		broke   error       // … and how we know
 		closed  bool
 	}
 }
@@ -94,6 +98,12 @@ func (c *conn) inputLocked(t *turn, data []byte) {
 	buf := data
 	if len(data) > 0 {
 		c.mu.seen = t.now
+	}
+	if c.mu.mute != 0 {
+		if c.mu.left -= len(data); c.mu.left < 0 {
+			c.endLocked(t, ending{err: c.mu.broke, will: true, dead: true})
+			return
+		}
 	}
 	if len(c.mu.in) > 0 {
 		before := cap(c.mu.in)
@@ -188,6 +198,10 @@ func (c *conn) sendLocked(t *turn) {
 	if len(b) == 0 && (len(c.mu.out) == 0 || c.mu.blocked) || c.mu.closed {
 		return
 	}
+	if c.mu.mute != 0 {
+		c.mu.out = c.mu.out[:0]
+		return
+	}
 	if len(c.mu.out) > 0 || c.mu.blocked {
 		c.mu.out = append(c.mu.out, b...)
 		if c.mu.blocked {
@@ -209,7 +223,39 @@ func (c *conn) sendLocked(t *turn) {
 		c.mu.stuck = t.now
 		c.g.wheel.earlier(&c.timer, t.now.Add(c.g.cfg.WriteTimeout))
 	default:
-		c.endLocked(t, ending{err: err, will: true, dead: true})
+		c.brokenLocked(t, err)
+	}
+}
+
+// leftMax is how many bytes are heard of a peer that takes none any more: as much as a socket's buffer may have.
+const leftMax = 4 << 20
+
+// brokenLocked follows when nothing more can be sent: the peer has gone. What it said before is still in the socket: what it
+// acknowledged would come to it again, and with its DISCONNECT unheard its will would be said. So that is read to its end, for a
+// moment.
+func (c *conn) brokenLocked(t *turn, err error) {
+	c.mu.out, c.mu.blocked = nil, false
+	switch {
+	case c.mu.m.phase == phaseOver:
+		c.closeLocked(t)
+		return
+	case c.mu.mute != 0:
+		return
+	}
+	c.mu.mute, c.mu.left, c.mu.broke = t.now.Add(lingerTime), leftMax, err
+	c.g.wheel.earlier(&c.timer, c.mu.mute)
+	c.feedLocked()
+	c.unpauseLocked(t)
+}
+
+// feedLocked wakes who waits for room in out.
+func (c *conn) feedLocked() {
+	if h := c.mu.hungry; h != nil {
+		c.mu.hungry = nil
+		select {
+		case h <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -224,13 +270,7 @@ func (c *conn) sentLocked(t *turn) {
 		c.wire.shutdown()
 		return
 	}
-	if h := c.mu.hungry; h != nil {
-		c.mu.hungry = nil
-		select {
-		case h <- struct{}{}:
-		default:
-		}
-	}
+	c.feedLocked()
 	c.unpauseLocked(t)
 }
 
@@ -287,6 +327,7 @@ func (c *conn) endLocked(t *turn, e ending) {
 	}
 	was := m.phase
 	m.phase = phaseOver
+	e.dead = e.dead || c.mu.mute != 0
 	if f := e.fault; f != nil {
 		if was == phaseOpen {
 			t.out = appendDisconnect(t.out, f, m.quiet, m.v5)
@@ -306,13 +347,7 @@ func (c *conn) endLocked(t *turn, e ending) {
 	}
 	c.g.inputBytes.Add(-int64(cap(c.mu.in)))
 	c.mu.in, c.mu.paused = nil, false
-	if h := c.mu.hungry; h != nil {
-		c.mu.hungry = nil
-		select {
-		case h <- struct{}{}:
-		default:
-		}
-	}
+	c.feedLocked()
 	for s := m.ring.head; s != nil && s.state.Load() == slotDone; s = m.ring.head {
 		t.g.slots.put(m.ring.pop())
 	}
@@ -346,7 +381,7 @@ func (c *conn) eofLocked(t *turn, err error) {
 		return
 	}
 	if errors.Is(err, io.EOF) {
-		err = nil
+		err = c.mu.broke
 	}
 	c.endLocked(t, ending{err: err, will: true, dead: true})
 }
@@ -383,6 +418,9 @@ func (c *conn) checkLocked(t *turn) (next dunlin.Time) {
 			c.closeLocked(t)
 		}
 		return next
+	case c.mu.mute != 0 && over(c.mu.mute, 0):
+		c.endLocked(t, ending{err: c.mu.broke, will: true, dead: true})
+		return 0
 	case m.phase != phaseOpen:
 		if over(c.mu.since, cfg.ConnectTimeout) {
 			c.endLocked(t, ending{err: errConnectTimeout, dead: true})

@@ -384,7 +384,7 @@ func (w *follower) flush(ctx context.Context) error {
 		c := w.c
 		c.mu.Lock()
 		switch {
-		case c.mu.m.phase != phaseOpen:
+		case c.mu.m.phase != phaseOpen || c.mu.mute != 0:
 			c.mu.Unlock()
 			return errGone
 		case len(c.mu.out) <= outMax/2:

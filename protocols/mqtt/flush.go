@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/dunlin-iot/dunlin"
@@ -74,5 +75,27 @@ func (t *turn) ingest() {
 	}
 	first := t.first
 	t.first, t.last, t.uplinks = nil, nil, 0
-	t.g.deps.Ingestor.Ingest(first)
+	if first = withoutBalked(first); first != nil {
+		t.g.deps.Ingestor.Ingest(first)
+	}
+}
+
+// errBehind is for what was not even offered.
+var errBehind = fmt.Errorf("%w: an earlier PUBLISH has to be offered again first", dunlin.ErrOverloaded)
+
+// withoutBalked takes out of a chain what must wait: while one of a connection's PUBLISHes is refused for now, those behind it would
+// pass it. They are all offered again together (machine.hold).
+func withoutBalked(first *dunlin.Uplink) *dunlin.Uplink {
+	link := &first
+	for u := first; u != nil; {
+		next := u.Next
+		if s, ok := u.Waiter.(*slot); ok && s.c.balked.Load() {
+			*link, u.Next = next, nil
+			s.Done(u, dunlin.Receipt{Err: errBehind, RetryAfterSeconds: 1})
+		} else {
+			link = &u.Next
+		}
+		u = next
+	}
+	return first
 }

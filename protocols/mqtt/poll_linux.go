@@ -159,6 +159,9 @@ func (l *loop) event(t *turn, w *pollWire, events uint32) {
 	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
 		return
 	}
+	if w.resuming.Load() {
+		return // turn comes to it: what was read before the pause goes first, also before the end of the stream
+	}
 	all := events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 	for range readsMax {
 		if c.mu.closed {

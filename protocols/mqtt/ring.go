@@ -31,6 +31,9 @@ const (
 func (s *slot) Done(_ *dunlin.Uplink, r dunlin.Receipt) {
 	c := s.c
 	s.receipt = r
+	if r.Err != nil && temporary(r.Err) {
+		c.balked.Store(true) // before whoever refuses knows that it is told
+	}
 	s.state.Store(slotDone)
 	c.queue()
 }

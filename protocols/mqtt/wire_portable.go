@@ -67,8 +67,8 @@ func (w *portableWire) writer() {
 		if err != nil {
 			c.mu.Lock()
 			t.now = c.g.now()
-			w.writing = false
-			c.eofLocked(t, err)
+			w.writing, t.c = false, c
+			c.brokenLocked(t, err)
 			c.mu.Unlock()
 			t.ingest()
 			return
