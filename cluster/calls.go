@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
@@ -304,30 +303,5 @@ func (c *Cluster) fetch(ctx context.Context, meta dunlin.SnapshotMeta, i int) (d
 	if len(b) < 1 || b[0] > 1 {
 		return nil, false, fmt.Errorf("%w: chunk %d of snapshot %s", dunlin.ErrInvalid, i, meta.ID)
 	}
-	return b[1:], b[0] == 1, c.pace.wait(ctx, len(b), c.cfg.SnapshotRate)
-}
-
-// pace spreads what a node receives of snapshots over time: every chunk is synced to the disk that the log is synced to.
-type pace struct {
-	sync.Mutex
-	next time.Time // when the bytes so far are paid for
-}
-
-func (p *pace) wait(ctx context.Context, n int, perSecond int64) error {
-	p.Lock()
-	now := time.Now()
-	if p.next.Before(now) {
-		p.next = now
-	}
-	p.next = p.next.Add(time.Duration(int64(n) * int64(time.Second) / perSecond))
-	pause := p.next.Sub(now)
-	p.Unlock()
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", dunlin.ErrUnavailable, context.Cause(ctx))
-	}
+	return b[1:], b[0] == 1, c.pace.wait(ctx, len(b))
 }

@@ -54,7 +54,7 @@ type Config struct {
 	Replication  int           // replicas that a shard shall have; default 3
 	RepairAfter  time.Duration // a dead member's replicas are made anew after it; default 5m
 	Founders     int           // the cluster is ready once its shards have replicas on so many members, or on Replication; default 1
-	SnapshotRate int64         // bytes of snapshots that the node receives in a second; default 12 MiB
+	SnapshotRate int64         // bytes of snapshots that the node receives in a second at most; default 12 MiB
 	DiskReserve  int64         // with less space left on the disk the node hands its shards over; default 64 MiB
 
 	Network   *Network // nil: a lone node that nobody reaches
@@ -145,7 +145,7 @@ type Cluster struct {
 	low      atomic.Bool // little disk is left
 	sizes    sizes
 	hashes   hashes
-	pace     pace
+	pace     *pace
 	entries  atomic.Uint32 // see EntryVersion
 	started  atomic.Int64  // when Run was called
 }
@@ -153,6 +153,9 @@ type Cluster struct {
 // heartbeatTicks is between two heartbeats of a shard: 90 ms of the 300 ms after which its followers look for another owner.
 // Heartbeats are most of what an idle cluster does.
 const heartbeatTicks = 3
+
+// fetchesMax is how many snapshots a node receives at a time. Two would not be faster, for they share the rate, and take two cores.
+const fetchesMax = 1
 
 // Open loads the replicas of this node, or gives birth to them on new data. Nothing moves before Run.
 func Open(cfg Config) (*Cluster, error) {
@@ -171,7 +174,7 @@ func Open(cfg Config) (*Cluster, error) {
 		OnConf:     func(dunlin.ShardID, replica.Conf) { poke(c.controls) },
 		PendingMax: cfg.PendingMax, PendingBytesMax: cfg.PendingBytesMax,
 		NodePendingMax: cfg.NodePendingMax, NodePendingBytesMax: cfg.NodePendingBytesMax,
-		HeartbeatTicks: heartbeatTicks, TruncateEvery: cfg.TruncateEvery, TruncateEntriesMin: cfg.TruncateEntriesMin,
+		HeartbeatTicks: heartbeatTicks, FetchesMax: fetchesMax, TruncateEvery: cfg.TruncateEvery, TruncateEntriesMin: cfg.TruncateEntriesMin,
 		Clock: cfg.Clock, Logger: cfg.Logger, Metrics: cfg.Metrics,
 	}
 	if c.net != nil {
@@ -181,6 +184,7 @@ func Open(cfg Config) (*Cluster, error) {
 	if c.host, err = replica.Open(rc); err != nil {
 		return nil, fmt.Errorf("open replicas: %w", err)
 	}
+	c.pace = newPace(cfg.SnapshotRate, c.host.WriteTime, time.Now)
 	if c.net == nil {
 		for sh := range cfg.Shards {
 			if v := c.host.Status(dunlin.ShardID(sh)).Conf.Voters; len(v) > 1 {

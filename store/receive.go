@@ -21,12 +21,15 @@ import (
 )
 
 // An incoming snapshot lies in dir/incoming/<shard>: a table for each chunk, and a list, INDEX, whose first line is the
-// snapshot's meta and whose other lines are the chunks. A chunk is there once its line is: the line is written after the
-// table and its name are on disk. A line begins with its checksum, so that a torn one is seen.
+// snapshot's meta and whose other lines are the chunks. A chunk is there once its line and its table are: the line is written
+// after the table is on disk. A line begins with its checksum, so that a torn one is seen. Names and lines are synced now and then
+// only, and at the end: what a crash takes of them is fetched again, and each fsync makes those of the write-ahead logs wait.
 const (
 	incomingFolder = "incoming"
 	indexFile      = "INDEX"
-	diskReserve    = 64 << 20 // bytes that an incoming snapshot leaves free
+	diskReserve    = 64 << 20  // bytes that an incoming snapshot leaves free
+	chunksPerSync  = 8         // of names and lines
+	tableSync      = 256 << 10 // bytes of a table after which the disk may begin to write them, so that its fsync has little left to do
 )
 
 // incoming is a snapshot on its way in.
@@ -247,8 +250,8 @@ func (db *DB) whole(dir string, c *incomingChunk) bool {
 	return err == nil && st.Size() == c.Size
 }
 
-// Add takes the i-th chunk of an incoming snapshot. It is verified, and on disk when Add returns. A chunk that is there
-// already is nothing, and so is the one behind the last, which has no bytes. ErrNotFound: begin with Receive. ErrInvalid: the
+// Add takes the i-th chunk of an incoming snapshot and verifies it. A crash may take the last few of them; after the last one
+// all are on disk. A chunk that is there already is nothing, and so is the one behind the last, which has no bytes. ErrNotFound: begin with Receive. ErrInvalid: the
 // chunk is damaged, not the next, or not the snapshot's. ErrUnavailable: the disk is nearly full.
 func (db *DB) Add(meta dunlin.SnapshotMeta, i int, data []byte, last bool) error {
 	if err := db.checkMeta(&meta); err != nil {
@@ -322,8 +325,9 @@ func (db *DB) add(in *incoming, i int, data []byte, last bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err = in.mu.index.Write(line); err == nil {
-		err = in.mu.index.Sync()
+	_, err = in.mu.index.Write(line)
+	if err == nil && (last || (have+1)%chunksPerSync == 0) {
+		err = cmp.Or(in.mu.index.Sync(), syncFolder(db.cfg.FS, dir))
 	}
 	if err != nil { // what is in the list now is not known: read it again
 		return errors.Join(err, db.closeIncoming(in))
@@ -354,6 +358,7 @@ func (db *DB) addRows(in *incoming, dir string, rows []snapRow, done *incomingCh
 	if err != nil {
 		return err
 	}
+	f = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: tableSync})
 	w := sstable.NewWriter(objstorageprovider.NewFileWritable(f), db.tables)
 	for i := range rows {
 		if err = w.Set(rows[i].key, rows[i].value); err != nil {
@@ -373,14 +378,14 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// finishFile makes a chunk's name last and notes its size.
+// finishFile notes the size of a chunk's file.
 func (db *DB) finishFile(dir string, done *incomingChunk) error {
 	st, err := db.cfg.FS.Stat(db.cfg.FS.PathJoin(dir, done.File))
 	if err != nil {
 		return err
 	}
 	done.Size = st.Size()
-	return syncFolder(db.cfg.FS, dir)
+	return nil
 }
 
 // addPart keeps a piece of a large row, or makes a table of the row if it is the last one.

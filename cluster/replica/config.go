@@ -70,7 +70,7 @@ type Snapshots interface {
 	Export(sh dunlin.ShardID) (dunlin.SnapshotMeta, error)
 	// Receive begins or resumes an incoming snapshot: it returns the number of chunks that are on disk already.
 	Receive(meta dunlin.SnapshotMeta) (have int, err error)
-	// Add takes the i-th chunk; it is verified and on disk when Add returns.
+	// Add takes the i-th chunk and verifies it. A crash may take the last few; after the last one all are on disk.
 	Add(meta dunlin.SnapshotMeta, i int, chunk []byte, last bool) error
 	// Install makes state and log the snapshot's, all chunks of which were added; hard is the shard's hard state, to be written
 	// with it. The log then begins behind meta.Index and is empty. It survives a crash once Install returns.

@@ -24,6 +24,7 @@ type Host struct {
 
 	owned []atomic.Uint64 // by shard: the term in which this node owns it, 0 if it does not
 	cells []cell          // by shard: what Status tells
+	took  atomic.Int64    // of writes to the log; see WriteTime
 
 	in struct {
 		sync.Mutex
@@ -291,9 +292,17 @@ func (h *Host) write(b *appendBatch) error {
 	if err := b.write(&h.cfg); err != nil {
 		return err
 	}
-	h.m.wrote(b, h.cfg.Clock().Sub(start))
+	took := h.cfg.Clock().Sub(start)
+	h.m.wrote(b, took)
+	if b.sync {
+		old := h.took.Load()
+		h.took.Store(old + (int64(took)-old)/8)
+	}
 	return nil
 }
+
+// WriteTime is how long synced writes to the log take these days, smoothed over some ten of them; 0: there was none.
+func (h *Host) WriteTime() time.Duration { return time.Duration(h.took.Load()) }
 
 func (b *appendBatch) write(cfg *Config) error {
 	if len(b.rows) == 0 {
