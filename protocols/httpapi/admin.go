@@ -160,6 +160,11 @@ func (a *api) registerPlugins() {
 type putPluginInput struct {
 	PluginPath
 	Condition
+	Activate    bool   `query:"activate" default:"true" doc:"false: the module is kept as a version, and does not run yet"`
+	Reason      string `query:"reason" maxLength:"1024" doc:"Kept with the activation"`
+	Source      string `query:"source" maxLength:"512" doc:"Where it comes from; default upload"`
+	Signature   string `header:"Dunlin-Signature" doc:"A minisign signature of the module: the .minisig file in base64"`
+	Key         string `header:"Dunlin-Key" doc:"The minisign public key to verify it with; default: one that a domain of the tenant trusts"`
 	ContentType string `header:"Content-Type" hidden:"true"`
 	RawBody     []byte `contentType:"application/wasm"`
 }
@@ -178,7 +183,19 @@ func (a *api) putPlugin(ctx context.Context, c *call, in *putPluginInput) (*tagg
 		return nil, err
 	}
 	// huma takes the buffer back after this call; the module stays.
-	p, err := reg.PutPlugin(ctx, c.tenant(), in.Name, slices.Clone(in.RawBody), revision)
+	module := slices.Clone(in.RawBody)
+	if a.g.deps.Plugins == nil {
+		p, err := reg.PutPlugin(ctx, c.tenant(), in.Name, module, revision)
+		if err != nil {
+			return nil, err
+		}
+		return created(pluginViewOf(p), p.Revision), nil
+	}
+	set, err := in.settings(c.principal.ID, revision)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.g.deps.Plugins.BringVersion(ctx, c.tenant(), set, module)
 	if err != nil {
 		return nil, err
 	}

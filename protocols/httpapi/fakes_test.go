@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -40,6 +41,7 @@ type fakeNode struct {
 	twins      map[dunlin.DeviceKey]dunlin.Twin
 	domains    map[dunlin.DomainID]dunlin.Domain
 	plugins    map[string]dunlin.Plugin
+	versions   map[string][]dunlin.PluginVersion
 	creds      []dunlin.Credential
 	alerts     []dunlin.Alert
 	dead       []dunlin.DeadLetter
@@ -51,7 +53,7 @@ type fakeNode struct {
 
 func newFakeNode() *fakeNode {
 	return &fakeNode{seq: map[dunlin.DeviceKey]uint64{}, seen: map[uint64]uint64{}, devices: map[dunlin.DeviceKey]dunlin.Device{},
-		twins: map[dunlin.DeviceKey]dunlin.Twin{}, domains: map[dunlin.DomainID]dunlin.Domain{}, plugins: map[string]dunlin.Plugin{},
+		twins: map[dunlin.DeviceKey]dunlin.Twin{}, domains: map[dunlin.DomainID]dunlin.Domain{}, plugins: map[string]dunlin.Plugin{}, versions: map[string][]dunlin.PluginVersion{},
 		open: true, tokens: map[string]dunlin.Principal{}}
 }
 
@@ -372,7 +374,7 @@ func newBed(t testing.TB, change ...func(*Config)) *bed {
 	for _, f := range change {
 		f(&cfg)
 	}
-	g, err := New(cfg, Deps{Ingestor: b, Inspector: b, Registrar: b, Auth: b, Feed: b.feed, Decoder: payload.NewDecoder()})
+	g, err := New(cfg, Deps{Ingestor: b, Inspector: b, Registrar: b, Auth: b, Feed: b.feed, Decoder: payload.NewDecoder(), Plugins: b, Trials: b})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -440,4 +442,62 @@ func golden(t *testing.T, path, got string) {
 	if got != string(want) {
 		t.Errorf("%s differs; if that is meant, go test ./protocols/httpapi -update.\n got:\n%s\nwant:\n%s", path, got, want)
 	}
+}
+
+func (n *fakeNode) BringVersion(ctx context.Context, t dunlin.Tenant, set dunlin.PluginSettings, module []byte) (*dunlin.Plugin, error) {
+	old := n.plugins[set.Name]
+	p, err := n.PutPlugin(ctx, t, set.Name, module, set.IfRevision)
+	if err != nil {
+		return nil, err
+	}
+	p.Hash, p.Previous, p.Activations = old.Hash, old.Previous, old.Activations
+	n.plugins[set.Name] = *p
+	v := dunlin.PluginVersion{Hash: sha256.Sum256(module), Version: fmt.Sprintf("1.%d.0", len(n.versions[set.Name])), Bytes: p.Bytes, By: set.By, Source: set.Source, At: testNow}
+	if len(n.versions[set.Name]) > 9 {
+		return nil, dunlin.ErrOverloaded
+	}
+	n.versions[set.Name] = append([]dunlin.PluginVersion{v}, n.versions[set.Name]...)
+	p.Versions = n.versions[set.Name]
+	if set.Signature != "" {
+		p.Versions[0].Signatures = []dunlin.PluginSignature{{Key: set.Key, Sig: set.Signature}}
+	}
+	if set.Activate {
+		return n.Activate(ctx, t, set.Name, dunlin.Activation{Hash: v.Hash, By: set.By, Reason: set.Reason}, set.IfRevision)
+	}
+	n.plugins[set.Name] = *p
+	return p, nil
+}
+
+func (n *fakeNode) Activate(_ context.Context, _ dunlin.Tenant, name string, a dunlin.Activation, _ uint64) (*dunlin.Plugin, error) {
+	p := n.plugins[name]
+	a.At, a.From = testNow, p.Hash
+	if p.Versions = n.versions[name]; p.Hash != (dunlin.ModuleHash{}) {
+		p.Previous = append([]dunlin.ModuleHash{p.Hash}, p.Previous...)
+	}
+	p.Hash, p.Activations, p.Trial = a.Hash, append([]dunlin.Activation{a}, p.Activations...), nil
+	n.plugins[name] = p
+	return &p, nil
+}
+
+func (n *fakeNode) SetTrial(_ context.Context, _ dunlin.Tenant, name string, trial *dunlin.Trial, reason string, _ uint64) (*dunlin.Plugin, error) {
+	p := n.plugins[name]
+	if p.Trial = trial; trial != nil {
+		trial.ID, trial.Since = "T1", testNow
+	} else {
+		p.Activations = append([]dunlin.Activation{{Hash: p.Hash, At: testNow, Reason: reason}}, p.Activations...)
+	}
+	n.plugins[name] = p
+	return &p, nil
+}
+
+func (n *fakeNode) Ban(context.Context, dunlin.Tenant, string, dunlin.ModuleHash, string) (*dunlin.Plugin, error) {
+	return nil, dunlin.ErrUnavailable // nobody asks for it over HTTP
+}
+
+func (n *fakeNode) Module(context.Context, dunlin.Tenant, string, dunlin.ModuleHash) ([]byte, error) {
+	return []byte("\x00asm-the-module"), nil
+}
+
+func (n *fakeNode) TrialCounts(context.Context, dunlin.Tenant, string, string) (dunlin.TrialCounts, int, error) {
+	return dunlin.TrialCounts{Candidate: dunlin.VersionCounts{Inputs: 5}, Same: 4, Differ: 1}, 1, nil
 }

@@ -81,6 +81,8 @@ type Deps struct {
 	Feed      dunlin.Feed
 	Decoder   Decoder
 	Cluster   dunlin.ClusterAdmin // nil: /v1/cluster is not found
+	Plugins   dunlin.Plugins      // nil: plugins have no versions
+	Trials    TrialCounter        // nil: trials are not counted
 }
 
 // Decoder turns payloads to records: a *payload.Decoder.

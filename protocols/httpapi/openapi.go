@@ -55,6 +55,7 @@ func (g *Gateway) registerAPI(reg *registration) {
 	a.registerAlerts()
 	a.registerDomains()
 	a.registerPlugins()
+	a.registerVersions()
 	a.registerCredentials()
 	a.registerCluster()
 	a.registerVersion()

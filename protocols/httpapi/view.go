@@ -102,28 +102,33 @@ type domainView struct {
 	SkewMax         dunlin.Duration      `json:"skew_max,omitempty" doc:"Record times further from receipt are flagged; default 24h" example:"24h"`
 	PayloadBytesMax int                  `json:"payload_bytes_max,omitempty" minimum:"0" doc:"Default and ceiling: the gateway's"`
 	RetentionAge    dunlin.Duration      `json:"retention_age,omitempty" doc:"How long history is kept; left out: for ever" example:"720h"`
+	Signers         []string             `json:"signers,omitempty" maxItems:"16" doc:"minisign public keys: if any, each plugin of the pipeline must be signed by one of them"`
+	PluginShare     int                  `json:"plugin_share,omitempty" minimum:"0" maximum:"1000" doc:"Weight of its plugins when processors are short; default 100"`
 	Tenant          dunlin.Tenant        `json:"tenant,omitempty" readOnly:"true"`
 	Revision        uint64               `json:"revision,omitempty" readOnly:"true" doc:"Counts changes; the ETag"`
 	UpdatedAt       dunlin.Time          `json:"updated_at,omitzero" readOnly:"true" format:"date-time"`
 }
 
 type pluginUseView struct {
-	Plugin string          `json:"plugin" doc:"The plugin's name; its active version runs"`
+	Name   string          `json:"name,omitempty" doc:"Of the stage; default the plugin's name"`
+	Plugin string          `json:"plugin,omitempty" doc:"The plugin's name; its active version runs"`
 	Config json.RawMessage `json:"config,omitempty" doc:"A JSON object, handed to the plugin"`
+	Rules  json.RawMessage `json:"rules,omitempty" doc:"Instead of a plugin: a list of rules"`
+	Sees   []string        `json:"sees,omitempty" doc:"Names of the stages before it whose derived readings it sees; left out: all of them"`
 }
 
 func domainViewOf(d *dunlin.Domain) *domainView {
 	v := &domainView{ID: d.ID, Owner: d.Owner, Description: d.Description, UnknownDevices: d.UnknownDevices, SkewMax: d.SkewMax,
-		PayloadBytesMax: d.PayloadBytesMax, RetentionAge: d.RetentionAge, Tenant: d.Tenant, Revision: d.Revision, UpdatedAt: d.UpdatedAt}
+		PayloadBytesMax: d.PayloadBytesMax, RetentionAge: d.RetentionAge, Signers: d.Signers, PluginShare: d.PluginShare, Tenant: d.Tenant, Revision: d.Revision, UpdatedAt: d.UpdatedAt}
 	for _, p := range d.Pipeline {
-		v.Pipeline = append(v.Pipeline, pluginUseView{Plugin: p.Plugin, Config: p.Config})
+		v.Pipeline = append(v.Pipeline, pluginUseView(p))
 	}
 	return v
 }
 
 func (v *domainView) domain(t dunlin.Tenant, id dunlin.DomainID) (dunlin.Domain, error) {
 	d := dunlin.Domain{Tenant: t, ID: id, Owner: v.Owner, Description: v.Description, UnknownDevices: v.UnknownDevices, SkewMax: v.SkewMax,
-		PayloadBytesMax: v.PayloadBytesMax, RetentionAge: v.RetentionAge}
+		PayloadBytesMax: v.PayloadBytesMax, RetentionAge: v.RetentionAge, Signers: v.Signers, PluginShare: v.PluginShare}
 	if v.ID != "" && v.ID != id {
 		return d, invalidValue("body.id", "the body's id is not the path's", string(v.ID))
 	}
@@ -131,26 +136,29 @@ func (v *domainView) domain(t dunlin.Tenant, id dunlin.DomainID) (dunlin.Domain,
 		if len(p.Config) > 0 && p.Config[0] != '{' {
 			return d, invalidValue(fmt.Sprintf("body.pipeline[%d].config", i), "a plugin's configuration is an object", nil)
 		}
-		d.Pipeline = append(d.Pipeline, dunlin.PluginUse{Plugin: p.Plugin, Config: p.Config})
+		d.Pipeline = append(d.Pipeline, dunlin.PluginUse(p))
 	}
 	return d, nil
 }
 
 type pluginView struct {
-	Name      string          `json:"name"`
-	Hash      string          `json:"hash" doc:"SHA-256 of the active module"`
-	Bytes     int64           `json:"bytes"`
-	Language  string          `json:"language,omitempty" doc:"As the module's producers section says"`
-	Previous  []string        `json:"previous,omitempty" nullable:"false" doc:"Hashes of earlier versions, newest first"`
-	Report    json.RawMessage `json:"report,omitempty" doc:"What the upload's dry run measured"`
-	Tenant    dunlin.Tenant   `json:"tenant,omitempty"`
-	Revision  uint64          `json:"revision,omitempty" doc:"Counts changes; the ETag"`
-	UpdatedAt dunlin.Time     `json:"updated_at,omitzero" format:"date-time"`
+	Name        string                `json:"name"`
+	Hash        string                `json:"hash" doc:"SHA-256 of the active module"`
+	Bytes       int64                 `json:"bytes"`
+	Language    string                `json:"language,omitempty" doc:"As the module's producers section says"`
+	Previous    []string              `json:"previous,omitempty" nullable:"false" doc:"Hashes of earlier versions, newest first"`
+	Report      json.RawMessage       `json:"report,omitempty" doc:"What the upload's dry run measured"`
+	Versions    []versionOfPluginView `json:"versions,omitempty" nullable:"false" doc:"Modules that may run, newest first"`
+	Activations []activationView      `json:"activations,omitempty" nullable:"false" doc:"What ran since when and why, newest first"`
+	Trial       *trialView            `json:"trial,omitempty" doc:"The candidate that runs beside the active version"`
+	Tenant      dunlin.Tenant         `json:"tenant,omitempty"`
+	Revision    uint64                `json:"revision,omitempty" doc:"Counts changes; the ETag"`
+	UpdatedAt   dunlin.Time           `json:"updated_at,omitzero" format:"date-time"`
 }
 
 func pluginViewOf(p *dunlin.Plugin) *pluginView {
 	v := &pluginView{Name: p.Name, Hash: p.Hash.String(), Bytes: p.Bytes, Language: p.Language, Report: p.Report, Tenant: p.Tenant,
-		Revision: p.Revision, UpdatedAt: p.UpdatedAt}
+		Revision: p.Revision, UpdatedAt: p.UpdatedAt, Versions: versionsOf(p), Activations: activationsOf(p), Trial: trialViewOf(p.Trial)}
 	for _, h := range p.Previous {
 		v.Previous = append(v.Previous, h.String())
 	}

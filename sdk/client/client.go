@@ -130,7 +130,7 @@ func (c *Client) build(ctx context.Context, q request) (*http.Request, error) {
 	return r, nil
 }
 
-// do sends the request, again if the node asks for it and it is harmless, and reads a JSON answer to out if that is not
+// do sends the request, again if the node asks for it and it is harmless, and reads a JSON answer, or bytes as they are, to out if that is not
 // nil. A problem document becomes an *Error.
 func (c *Client) do(ctx context.Context, q request, out any) (http.Header, error) {
 	for try := 0; ; try++ {
@@ -167,6 +167,10 @@ func (c *Client) once(ctx context.Context, q request, out any) (http.Header, err
 	}
 	if resp.StatusCode >= 300 {
 		return resp.Header, errorOf(resp, body)
+	}
+	if raw, ok := out.(*[]byte); ok {
+		*raw = body
+		return resp.Header, nil
 	}
 	if out != nil {
 		if err := json.Unmarshal(body, out); err != nil {
