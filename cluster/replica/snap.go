@@ -100,7 +100,7 @@ func (c *core) order(kind orderKind, sh dunlin.ShardID, meta dunlin.SnapshotMeta
 	case orderExport, orderFetch, orderInstall, orderDrop:
 		c.jobs[sh]++
 	}
-	c.orders = append(c.orders, order{kind: kind, shard: sh, meta: meta})
+	c.orders, c.stirred = append(c.orders, order{kind: kind, shard: sh, meta: meta}), true
 }
 
 // exported takes the snapshot that was ordered. Raft comes back for it with the next sign of life of whoever needs it.
