@@ -49,6 +49,7 @@ const segmentBytesMax = 64 << 20
 type columns struct {
 	cols    [columnsMax][]byte
 	reading bool
+	words   map[string]string // not nil: those that are read often, so that each is made once
 	err     error
 }
 
@@ -145,6 +146,28 @@ func (c *columns) string(col int, s *string) {
 	*s = string(b)
 }
 
+// wordsMax bounds the words that are kept.
+const wordsMax = 1 << 16
+
+// word is string for texts that come again and again, as names do.
+func (c *columns) word(col int, s *string) {
+	if !c.reading || c.words == nil {
+		c.string(col, s)
+		return
+	}
+	var b []byte
+	c.bytes(col, &b)
+	w, known := c.words[string(b)]
+	if !known {
+		w = string(b)
+		if len(c.words) >= wordsMax {
+			clear(c.words)
+		}
+		c.words[w] = w
+	}
+	*s = w
+}
+
 // The forms of a number: the digits behind the point of a decimal, that decimal and a few ulps, or all bits.
 const (
 	digitsMax = 5
@@ -231,8 +254,17 @@ func newPacker() (*packer, error) {
 	if err != nil {
 		return nil, err
 	}
+	p, err := newUnpacker()
+	if err == nil {
+		p.enc = enc
+	}
+	return p, err
+}
+
+// newUnpacker makes a packer that only unpacks.
+func newUnpacker() (*packer, error) {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(segmentBytesMax))
-	return &packer{enc, dec}, err
+	return &packer{dec: dec}, err
 }
 
 // pack appends the columns, each as uvarint packed size, uvarint size (0: not compressed) and bytes. Each is compressed by
@@ -253,36 +285,37 @@ func (p *packer) pack(dst []byte, c *columns) []byte {
 	return dst
 }
 
-func (p *packer) unpack(b []byte) (*columns, error) {
+// unpack reads what pack appended, into memory of mem (nil: new memory).
+func (p *packer) unpack(c *columns, b []byte, mem *segmentMemory) error {
 	bad := func(i int) error { return fmt.Errorf("%w: archived segment: column %d", dunlin.ErrInvalid, i) }
-	c := &columns{reading: true}
+	*c = columns{reading: true, words: c.words}
 	total := uint64(0)
 	for i := range c.cols {
 		size, n := binary.Uvarint(b)
 		if n <= 0 {
-			return nil, bad(i)
+			return bad(i)
 		}
 		b = b[n:]
 		plain, n := binary.Uvarint(b)
 		if n <= 0 || size > uint64(len(b)-n) {
-			return nil, bad(i)
+			return bad(i)
 		}
 		col := b[n : n+int(size) : n+int(size)]
 		b = b[n+int(size):]
 		if total += plain; total > segmentBytesMax {
-			return nil, bad(i)
+			return bad(i)
 		}
 		if plain != 0 {
 			var err error
 			// The frame says its size again, and the decoder refuses to write more than it has room for.
-			if col, err = p.dec.DecodeAll(col, make([]byte, 0, min(plain, 64*size+1024))); err != nil || uint64(len(col)) != plain {
-				return nil, bad(i)
+			if col, err = p.dec.DecodeAll(col, mem.room(min(plain, 64*size+1024))); err != nil || uint64(len(col)) != plain {
+				return bad(i)
 			}
 		}
 		c.cols[i] = col
 	}
 	if len(b) > 0 {
-		return nil, bad(columnsMax)
+		return bad(columnsMax)
 	}
-	return c, nil
+	return nil
 }

@@ -18,7 +18,7 @@ const segmentVersion = 1
 
 // appendSegment appends the bytes of a segment: a version and the packed columns.
 func appendSegment(dst []byte, p *packer, shard dunlin.ShardID, first uint64, items []archived) ([]byte, error) {
-	w := &segmentWalk{}
+	w := &segmentWalk{mem: &segmentMemory{}}
 	n := uint64(len(items))
 	w.uint(colEntry, &n)
 	w.start(shard, first)
@@ -33,31 +33,37 @@ func appendSegment(dst []byte, p *packer, shard dunlin.ShardID, first uint64, it
 
 // cutSegment reads what appendSegment wrote.
 func cutSegment(b []byte, p *packer, shard dunlin.ShardID, first uint64) ([]archived, error) {
+	w := &segmentWalk{mem: &segmentMemory{}}
+	return w.items(nil, b, p, shard, first)
+}
+
+// items reads all entries of a segment and appends them to dst.
+func (w *segmentWalk) items(dst []archived, b []byte, p *packer, shard dunlin.ShardID, first uint64) ([]archived, error) {
 	if len(b) == 0 || b[0] != segmentVersion {
 		return nil, fmt.Errorf("%w: archived segment of another version", dunlin.ErrInvalid)
 	}
-	c, err := p.unpack(b[1:])
-	if err != nil {
+	if err := p.unpack(&w.columns, b[1:], w.mem); err != nil {
 		return nil, err
 	}
-	w := &segmentWalk{columns: *c}
 	n := 0
 	w.count(colEntry, colAt, &n)
 	w.start(shard, first)
-	items := make([]archived, n)
-	for i := range items {
-		items[i].entry = &dunlin.Entry{}
-		w.item(&items[i])
+	entries := w.mem.entries.list(n)
+	for i := range entries {
+		it := archived{entry: &entries[i]}
+		w.item(&it)
 		if w.err != nil {
 			return nil, w.err
 		}
+		dst = append(dst, it)
 	}
-	return items, w.err
+	return dst, w.err
 }
 
 // segmentWalk goes over entries and writes or reads them. What it knows of those before makes the next ones small.
 type segmentWalk struct {
 	columns
+	mem   *segmentMemory // where what is read goes
 	shard dunlin.ShardID
 	next  uint64 // index
 	term  uint64
@@ -139,6 +145,9 @@ func (d *deviceTrack) dueOf(name int) *dunlin.Time {
 
 func (w *segmentWalk) start(shard dunlin.ShardID, first uint64) {
 	w.shard, w.next = shard, first
+	if w.reading { // who reads is told the places
+		return
+	}
 	w.nameAt = make(map[string]int)
 	w.seriesAt = make(map[series]int)
 	w.deviceAt = make(map[dunlin.DeviceKey]int)
@@ -183,7 +192,7 @@ func (w *segmentWalk) item(it *archived) {
 	n := len(e.Changes)
 	w.count(colChanges, colDevice, &n)
 	if w.reading && n > 0 {
-		e.Changes = make([]dunlin.Change, n)
+		e.Changes = w.mem.changes.list(n)
 	}
 	for i := range e.Changes {
 		if w.change(e, &e.Changes[i]); w.err != nil {
@@ -232,8 +241,10 @@ func (w *segmentWalk) name(s *string) int {
 	case u < uint64(len(w.names)):
 		*s = w.names[u]
 	case u == uint64(len(w.names)):
-		w.string(colNameNew, s)
-		w.nameAt[*s] = len(w.names)
+		w.word(colNameNew, s)
+		if !w.reading {
+			w.nameAt[*s] = len(w.names)
+		}
 		w.names = append(w.names, *s)
 	default:
 		w.fail(colName)
@@ -258,10 +269,12 @@ func (w *segmentWalk) device(key *dunlin.DeviceKey) *deviceTrack {
 	case u == uint64(len(w.devices)):
 		tenant, id := string(key.Tenant), string(key.Device)
 		w.name(&tenant)
-		w.string(colDeviceNew, &id)
+		w.word(colDeviceNew, &id)
 		*key = dunlin.DeviceKey{Tenant: dunlin.Tenant(tenant), Device: dunlin.DeviceID(id)}
-		w.deviceAt[*key] = len(w.devices)
-		w.devices = append(w.devices, &deviceTrack{key: *key, domain: -1, inputs: 1})
+		if !w.reading {
+			w.deviceAt[*key] = len(w.devices)
+		}
+		w.devices = append(w.devices, w.mem.track(*key))
 	default:
 		w.fail(colDevice)
 		return &deviceTrack{}

@@ -41,7 +41,7 @@ func (w *segmentWalk) change(e *dunlin.Entry, c *dunlin.Change) {
 	d.version += uint64(d.inputs) + uint64(step)
 	c.Version = d.version
 	if w.reading && w.roomFor(colInput, d.inputs) && w.roomFor(colStage, d.stages) {
-		c.Inputs, c.Stages = makeList[dunlin.Input](d.inputs), makeList[dunlin.StageResult](d.stages)
+		c.Inputs, c.Stages = w.mem.inputs.list(d.inputs), w.mem.stages.list(d.stages)
 	}
 	base := e.At
 	for i := range c.Inputs {
@@ -103,13 +103,6 @@ func (w *segmentWalk) roomFor(col, n int) bool {
 	return w.err == nil
 }
 
-func makeList[T any](n int) []T {
-	if n == 0 {
-		return nil
-	}
-	return make([]T, n)
-}
-
 const (
 	inFormat  = 1 << 0 // is not SenML JSON
 	inMessage = 1 << 1
@@ -165,7 +158,7 @@ func (w *segmentWalk) records(col int, d *deviceTrack, recs *[]dunlin.Record, pr
 	n := len(*recs)
 	w.count(col, colSeries, &n)
 	if w.reading {
-		*recs = makeList[dunlin.Record](n)
+		*recs = w.mem.records.list(n)
 	}
 	for i := range *recs {
 		r := &(*recs)[i]
@@ -207,10 +200,12 @@ func (w *segmentWalk) seriesOf(d *deviceTrack, r *dunlin.Record) (place int, odd
 	case u < uint64(len(w.series)):
 		s = w.series[u]
 	case u == uint64(len(w.series)):
-		w.string(colSeriesNew, &s.metric)
-		w.string(colSeriesNew, &s.unit)
+		w.word(colSeriesNew, &s.metric)
+		w.word(colSeriesNew, &s.unit)
 		w.byte(colSeriesNew, (*uint8)(&s.kind))
-		w.seriesAt[s] = len(w.series)
+		if !w.reading {
+			w.seriesAt[s] = len(w.series)
+		}
 		w.series = append(w.series, s)
 	default:
 		w.fail(colSeries)
@@ -251,7 +246,7 @@ func (w *segmentWalk) timers(d *deviceTrack, c *dunlin.Change, base dunlin.Time)
 	n := len(c.Timers)
 	w.count(colTimer, colName, &n)
 	if w.reading {
-		c.Timers = makeList[dunlin.TimerSet](n)
+		c.Timers = w.mem.timers.list(n)
 	}
 	for i := range c.Timers {
 		t := &c.Timers[i]
