@@ -18,6 +18,8 @@ type Guest struct {
 	off                int // of the record at hand
 	report, reportSize int // the telemetry record at hand
 
+	migrated []byte // the state as Migrate left it; nil if it didn't
+
 	reader StateReader
 	writer StateWriter
 	out    []byte
@@ -44,7 +46,9 @@ func (g *Guest) Init(frame []byte) (out []byte, failed bool) {
 		}
 		switch kind {
 		case abi.KindName:
-			g.name(rec)
+			if !g.name(rec) {
+				return []byte("bad frame"), true
+			}
 		case abi.KindConfig:
 			if msg := g.configure(abi.Body(rec)); msg != "" {
 				return []byte(msg), true
@@ -144,7 +148,7 @@ func (g *Guest) run() (end int) {
 		case abi.KindDevice:
 			ok = ctx.begin(at, left)
 		default:
-			ok = g.seldom(kind, g.frame[at:at+left])
+			ok = g.seldom(kind, uint16(load64(g.frame, at)>>48), g.frame[at:at+left])
 		}
 		if !ok {
 			return ranIntoBytes
@@ -154,27 +158,83 @@ func (g *Guest) run() (end int) {
 }
 
 // seldom works off a record of the other kinds.
-func (g *Guest) seldom(kind abi.Kind, rec []byte) bool {
+func (g *Guest) seldom(kind abi.Kind, flags uint16, rec []byte) bool {
 	ctx := &g.ctx
-	var err error
 	switch kind {
-	case abi.KindTimer:
-		err = g.timer(rec)
-	case abi.KindRaw:
-		err = g.raw(rec)
 	case abi.KindName:
-		g.name(rec)
+		return g.name(rec)
 	case abi.KindForget:
 		g.forget()
 	case abi.KindBatch:
-		now, _, _, berr := abi.Batch(rec)
-		ctx.now, err = Time(now), berr
+		now, _, _, err := abi.Batch(rec)
+		ctx.now = Time(now)
+		return err == nil
+	case abi.KindMigrate:
+		module, err := abi.Migrate(rec)
+		if err == nil && g.p.Migrate != nil {
+			ctx.note(func() { g.p.Migrate(ctx, module) })
+		}
+		return err == nil
+	case abi.KindConfigured:
+		if g.p.Configured != nil {
+			ctx.note(func() { g.p.Configured(ctx) })
+		}
 	default:
-		if kind > abi.KindTimer && kind <= abi.InputMax {
-			ctx.input++ // an input of a kind that is younger than this SDK
+		if kind > abi.KindDevice && kind <= abi.InputMax {
+			return g.input(kind, flags, rec) == nil
 		}
 	}
-	return err == nil
+	return true
+}
+
+// input works off an input that is no telemetry.
+func (g *Guest) input(kind abi.Kind, flags uint16, rec []byte) error {
+	ctx := &g.ctx
+	switch kind {
+	case abi.KindTimer:
+		due, name, err := abi.Timer(rec)
+		if err == nil && ctx.next(Time(due)) && g.p.Timer != nil {
+			g.p.Timer(ctx, string(name))
+		}
+		return err
+	case abi.KindRaw:
+		received, format, _, payload, err := abi.Raw(rec)
+		if err == nil && ctx.next(Time(received)) && g.p.Raw != nil {
+			g.p.Raw(ctx, format, payload)
+		}
+		return err
+	case abi.KindResult:
+		received, format, id, payload, err := abi.CommandResult(rec)
+		if err == nil && ctx.next(Time(received)) && g.p.Result != nil {
+			g.p.Result(ctx, Result{Command: string(id), TimedOut: flags&abi.FlagTimedOut != 0, Format: format, Payload: payload})
+		}
+		return err
+	case abi.KindLifecycle:
+		at, event, err := abi.Lifecycle(rec)
+		if err == nil && ctx.next(Time(at)) && g.p.Lifecycle != nil {
+			g.p.Lifecycle(ctx, eventOf(event))
+		}
+		return err
+	default:
+		ctx.next(ctx.received) // of a kind that is younger than this SDK
+	}
+	return nil
+}
+
+// eventOf reads what happened. An object that is none is an event without a name, which nobody knows.
+func eventOf(text []byte) Event {
+	c, err := ParseConfig(string(text))
+	if err != nil {
+		return Event{}
+	}
+	e := Event{Event: c.String("event", ""), Domain: c.String("domain", ""), Was: c.String("was", "")}
+	if labels := c.Object("labels"); len(labels.fields) > 0 {
+		e.Labels = make(map[string]string, len(labels.fields))
+		for _, k := range labels.Keys() {
+			e.Labels[k] = labels.String(k, "")
+		}
+	}
+	return e
 }
 
 // putState appends what the state writer holds as the device's state, and the record that names the device if it isn't
@@ -201,12 +261,21 @@ func (g *Guest) putState(index int, opened bool) {
 	copy(g.out[at+abi.HeaderSize:], state)
 }
 
+// same reports whether b is the size bytes at an offset of the frame.
+func same(b, frame []byte, at, size int) bool {
+	return len(b) == size && string(b) == string(frame[at:at+size])
+}
+
 // groupSize is the size of a KindGroup record with its padding.
 const groupSize = 16
 
-func (g *Guest) name(rec []byte) {
+func (g *Guest) name(rec []byte) bool {
+	id, name, err := abi.Name(rec)
+	if err != nil {
+		return false
+	}
 	// Ids count up from 1; anything else would be a host of another kind, and a gap must not cost memory.
-	if id, name, err := abi.Name(rec); err == nil && int(id) == len(g.names) {
+	if int(id) == len(g.names) {
 		g.names = append(g.names, string(name))
 		clear(g.rs[:cap(g.rs)]) // they remember what ids mean
 		for _, m := range g.metrics {
@@ -215,6 +284,7 @@ func (g *Guest) name(rec []byte) {
 			}
 		}
 	}
+	return true
 }
 
 // forget voids all ids.
@@ -243,12 +313,7 @@ func (g *Guest) telemetry(at, size int) bool {
 	if n > (size-abi.TelemetrySize)/abi.ReadingSize {
 		return false
 	}
-	if ctx.failed {
-		return true
-	}
-	ctx.received = Time(load64(g.frame, at+8))
-	ctx.input++
-	if g.p.Readings == nil || n == 0 {
+	if !ctx.next(Time(load64(g.frame, at+8))) || g.p.Readings == nil {
 		return true
 	}
 	if cap(g.rs) < n {
@@ -269,32 +334,6 @@ func (g *Guest) telemetry(at, size int) bool {
 	g.report, g.reportSize = at, size
 	g.p.Readings(ctx, rs)
 	return true
-}
-
-func (g *Guest) timer(rec []byte) error {
-	due, name, err := abi.Timer(rec)
-	if err != nil || g.ctx.failed {
-		return err
-	}
-	g.ctx.received = Time(due)
-	g.ctx.input++
-	if g.p.Timer != nil {
-		g.p.Timer(&g.ctx, string(name))
-	}
-	return nil
-}
-
-func (g *Guest) raw(rec []byte) error {
-	received, format, _, payload, err := abi.Raw(rec)
-	if err != nil || g.ctx.failed {
-		return err
-	}
-	g.ctx.received = Time(received)
-	g.ctx.input++
-	if g.p.Raw != nil {
-		g.p.Raw(&g.ctx, format, payload)
-	}
-	return nil
 }
 
 // panicText says what a handler panicked with, without package fmt.

@@ -99,7 +99,7 @@ func TestAnswer(t *testing.T) {
 		},
 	})
 	out, _ := g.Process(devices("a", "bad"))
-	want := "#0 alert=0,true,3,1.5,r,,text alert=0,false,1,NaN,r,k, reading=3,3,0,n,,x timer=t@100 timer=past@1 timer=t@0 " +
+	want := "#0 alert=0,true,3,1.5,r,,text alert=0,false,0,NaN,r,k, reading=3,3,0,n,,x timer=t@100 timer=past@1 timer=t@0 " +
 		"#1 262=no such sensor"
 	if got := tell(t, out); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -34,22 +34,49 @@ package sdk
 
 // Plugin is a plugin's handlers; those that are nil are not called.
 //
-// For each device with new inputs the runtime calls Begin, then Readings, Raw or Timer for each input in order, then End.
-// A handler that panics fails its device's inputs, with the panic's text as the reason; other devices don't notice.
+// For each device with new inputs the runtime calls Migrate and Configured if there is reason to, Begin, then Readings, Raw,
+// Timer, Result or Lifecycle for each input in order, then End. A handler that panics fails its device's inputs, with the
+// panic's text as the reason; other devices don't notice.
 type Plugin struct {
 	// Configure reads the domain's configuration, once for each instance, before anything else. An error says what is
 	// wrong with the configuration; so does a value of the wrong type, by itself.
 	Configure func(cfg *Config) error
+	// Migrate is called when the device's state was made by another version of the plugin; module is the first eight hex
+	// digits of that version's hash, as a number. It reads the old layout (ctx.Load, ctx.State) and writes the new one (ctx.Save,
+	// ctx.SetState), which is what Begin gets. Without it, or if it writes nothing, the state is taken as it is.
+	Migrate func(ctx *Context, module uint32)
+	// Configured is called when the device's state was made under another configuration, after Migrate; it can do the same.
+	Configured func(ctx *Context)
 	// Begin is the place to read the state: ctx.Load().
 	Begin func(ctx *Context)
-	// Readings takes the readings of one report.
+	// Readings takes the readings of one report, which may be none.
 	Readings func(ctx *Context, rs []Reading)
 	// Raw takes a payload that the runtime doesn't decode, with its content format (as in CoAP; 42 is octets).
 	Raw func(ctx *Context, format uint16, payload []byte)
 	// Timer is called when a timer that SetTimer armed is due.
 	Timer func(ctx *Context, name string)
+	// Result takes what became of a command: the device's answer, or that there was none until the deadline.
+	Result func(ctx *Context, r Result)
+	// Lifecycle is told when the device was registered or changed.
+	Lifecycle func(ctx *Context, e Event)
 	// End is the place to write the state: ctx.Save().
 	End func(ctx *Context)
+}
+
+// Result is what became of a command to the device.
+type Result struct {
+	Command  string // the command's id, which contains the sequence number of the input that made it
+	TimedOut bool   // nobody answered until the deadline
+	Format   uint16 // content format, as in CoAP
+	Payload  []byte // what the device says; the handler's until it returns
+}
+
+// Event is what happened to the device's registration. New events may come: look for those that you know.
+type Event struct {
+	Event  string // "registered", or "changed": domain or labels
+	Domain string
+	Was    string // the domain before, if it was another
+	Labels map[string]string
 }
 
 // registered is the module's plugin. A module's exports are functions, so what they work on has to be a variable.
@@ -71,6 +98,21 @@ const (
 	Major    Severity = 3
 	Critical Severity = 4
 )
+
+// SeverityOf returns the severity of that name: info, warning, major, critical.
+func SeverityOf(name string) (s Severity, ok bool) {
+	switch name {
+	case "info":
+		return Info, true
+	case "warning":
+		return Warning, true
+	case "major":
+		return Major, true
+	case "critical":
+		return Critical, true
+	}
+	return 0, false
+}
 
 // Kind says what a reading's value is.
 type Kind uint8

@@ -27,7 +27,7 @@ func (c *Context) Save() *StateWriter {
 // Its methods are small enough for the compiler to inline, and move an offset rather than a slice: calls, branches and
 // stored pointers cost a Go guest ten times what they cost natively.
 type StateReader struct {
-	b         []byte // the frame
+	b         []byte // the frame, or what Migrate made of the state
 	off, last int    // what is left
 	short     bool
 }

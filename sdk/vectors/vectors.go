@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"testing"
 
 	"github.com/dunlin-iot/dunlin/plugins/abi"
 )
@@ -112,48 +113,60 @@ type Guest interface {
 	Process(frame []byte) (out []byte, failed bool)
 }
 
-// Play runs the file's calls: all of them on one instance, and each on an instance that is as new as it can be (the calls
-// that tell its names come first). Each difference from what must come back is given to report.
-func (f *File) Play(open func() (Guest, error), report func(call int, instance, got, want string)) error {
-	used, err := open()
+// Test plays the vectors of an example: each file's calls all on one instance, and each call on an instance that is as new as
+// it can be (the calls that tell its names come first). State is in the frames: a guest that answers differently then remembers
+// what it should not.
+func Test(t *testing.T, example string, open func(t testing.TB) Guest) {
+	t.Helper()
+	list, err := Load(FS())
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	for i := range f.Calls {
-		f.Calls[i].play(used, func(got, want string) { report(i, "used", got, want) })
-	}
-	from := 1
-	for i := range f.Calls {
-		if c := &f.Calls[i]; c.Init {
-			continue
-		} else if !c.Carry {
-			from = i
-		}
-		fresh, err := open()
-		if err != nil {
-			return err
-		}
-		for j := range f.Calls[:i+1] {
-			if c := &f.Calls[j]; c.Init || j >= from {
-				c.play(fresh, func(got, want string) { report(i, "new", got, want) })
-			}
+	played := 0
+	for i := range list {
+		if list[i].Example == example {
+			list[i].test(t, open)
+			played++
 		}
 	}
-	return nil
+	if played == 0 {
+		t.Fatalf("there are no vectors of %q", example)
+	}
 }
 
-func (c *Call) play(g Guest, differs func(got, want string)) {
-	call := g.Process
-	if c.Init {
-		call = g.Init
+func (f *File) test(t *testing.T, open func(t testing.TB) Guest) {
+	t.Helper()
+	play := func(i int, g Guest, instance string) {
+		c := &f.Calls[i]
+		call := g.Process
+		if c.Init {
+			call = g.Init
+		}
+		out, failed := call(c.In)
+		got, want := "an error result: "+string(out), "an error result"
+		if !failed {
+			got = Describe(out)
+		}
+		if !c.Error {
+			want = Describe(c.Out)
+		}
+		if failed != c.Error || !failed && string(out) != string(c.Out) {
+			t.Errorf("%s, call %d, on a %s instance: %s\ngot:\n%swant:\n%s", f.Name, i, instance, c.What, got, want)
+		}
 	}
-	out, failed := call(c.In)
-	switch {
-	case failed && !c.Error:
-		differs("error result: "+string(out), Describe(c.Out))
-	case c.Error && !failed:
-		differs(Describe(out), "error result")
-	case !c.Error && string(out) != string(c.Out):
-		differs(Describe(out), Describe(c.Out))
+	used := open(t)
+	from := 1
+	for i := range f.Calls {
+		play(i, used, "used")
+		if f.Calls[i].Init {
+			continue
+		} else if !f.Calls[i].Carry {
+			from = i
+		}
+		fresh := open(t)
+		play(0, fresh, "new")
+		for j := from; j <= i; j++ {
+			play(j, fresh, "new")
+		}
 	}
 }
