@@ -243,9 +243,12 @@ const (
 	TablePlacement   = "placement" // by shard; the controller's
 	TableCluster     = "cluster"   // what holds for the whole cluster; the controller's
 	TableSessions    = "sessions"  // MQTT sessions; in the shard of the client id
+	// TableDeadLetters has no rows of its own: a Put without a value, with DeadLetter.Key as its key, in the device's shard,
+	// deletes that letter. A Put with a value has no effect.
+	TableDeadLetters = "deadletters"
 )
 
-// DeadLetter is an input that a plugin failed on. The reading itself is kept; only the plugin's part is missing.
+// DeadLetter is an input that a plugin failed on or refused. The reading itself is kept; only the plugin's part is missing.
 type DeadLetter struct {
 	DeviceKey
 	Domain DomainID

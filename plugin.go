@@ -117,12 +117,12 @@ type Plugins interface {
 
 // Command is a downlink that asks a device to do something, by a deadline. The numbers of its states are part of the entry format.
 type Command struct {
-	ID       string `json:"id"`   // unique for the device: seq of the input that made it, and its number there: "1234-0"
-	Name     string `json:"name"` // what is to be done, in the alphabet of metrics without "/"
-	Payload  []byte `json:"payload,omitempty"`
-	Format   ContentFormat
-	At       Time `json:"at"`
-	Deadline Time `json:"deadline"`
+	ID       string        `json:"id"`   // unique for the device: seq of the input that made it, and its number there: "1234-0"
+	Name     string        `json:"name"` // what is to be done, in the alphabet of metrics without "/"
+	Payload  []byte        `json:"payload,omitempty"`
+	Format   ContentFormat `json:"format"`
+	At       Time          `json:"at"`
+	Deadline Time          `json:"deadline"` // in a delta of a device's state 0: it no longer waits for an answer
 }
 
 // Publication is a message that a plugin makes for applications: it goes to those who subscribe to its topic.

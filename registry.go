@@ -78,6 +78,7 @@ type Twin struct {
 	Reported map[string]Reported `json:"reported"`
 	Alerts   []Alert             `json:"alerts,omitempty"` // active ones
 	Plugins  []PluginState       `json:"plugins,omitempty"`
+	Commands []Command           `json:"commands,omitempty"` // that wait for their answer, oldest first
 }
 
 // Reported is a metric's newest value by record time.

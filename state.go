@@ -4,12 +4,13 @@ import "time"
 
 // Bounds of what one device may hold.
 const (
-	MetricsPerDeviceMax = 256             // distinct metrics in a device's twin
-	AlertsPerDeviceMax  = 64              // active alerts
-	TimersPerDeviceMax  = 16              // armed timers
-	SeenMax             = 32              // message ids in the dedupe window
-	SeenMin             = 8               // of these, kept whatever their age
-	SeenAge             = 5 * time.Minute // CoAP's EXCHANGE_LIFETIME is 247 s (RFC 7252 §4.8.2)
+	MetricsPerDeviceMax  = 256             // distinct metrics in a device's twin
+	AlertsPerDeviceMax   = 64              // active alerts
+	TimersPerDeviceMax   = 16              // armed timers of plugins
+	CommandsPerDeviceMax = 32              // commands that wait for their answer
+	SeenMax              = 32              // message ids in the dedupe window
+	SeenMin              = 8               // of these, kept whatever their age
+	SeenAge              = 5 * time.Minute // CoAP's EXCHANGE_LIFETIME is 247 s (RFC 7252 §4.8.2)
 )
 
 // DeviceState is all that a device's cell needs to live: what activation reads from the store. The same type serves as a
@@ -21,10 +22,11 @@ type DeviceState struct {
 	Version  uint64
 	SeenAt   Time          // Received of the newest input from outside
 	Reported []Record      // newest record of each metric by Time, which is at most its receipt; at equal times the later input wins
-	Plugins  []StageState  // by stage
+	Plugins  []StageState  // by stage; in a delta the new ones
 	Alerts   []Alert       // active ones; in a delta also cleared ones, which remove
 	Timers   []TimerSet    // armed ones; in a delta also Due 0, which removes
 	Seen     []SeenMessage // dedupe window, oldest first
+	Commands []Command     // that wait for their answer; in a delta also Deadline 0, which removes
 }
 
 // StageState is a plugin's state of a device.
@@ -58,13 +60,19 @@ func DeltaOf(c *Change) DeviceState {
 // SetDelta makes d what DeltaOf returns, in the memory that d has.
 func (d *DeviceState) SetDelta(c *Change) {
 	*d = DeviceState{DeviceKey: c.DeviceKey, Domain: c.Domain, Version: c.Version, Alerts: c.Alerts,
-		Reported: d.Reported[:0], Plugins: d.Plugins[:0], Timers: d.Timers[:0], Seen: d.Seen[:0]}
+		Reported: d.Reported[:0], Plugins: d.Plugins[:0], Timers: d.Timers[:0], Seen: d.Seen[:0], Commands: d.Commands[:0]}
 	var latest Time
 	for i := range c.Inputs {
 		in := &c.Inputs[i]
 		latest = max(latest, in.Received)
 		if in.Kind == InputTimer {
 			d.setTimer(TimerSet{Name: in.Timer, Was: in.Received}, true)
+			continue
+		}
+		if in.Kind == InputResult {
+			d.setCommand(Command{ID: in.Timer}, true)
+		}
+		if !in.Outside() {
 			continue
 		}
 		d.SeenAt = max(d.SeenAt, in.Received)
@@ -78,7 +86,7 @@ func (d *DeviceState) SetDelta(c *Change) {
 	for i := range c.Stages {
 		st := &c.Stages[i]
 		if st.StateSet {
-			d.Plugins = append(d.Plugins, StageState{Stage: st.Stage, State: st.State})
+			d.Plugins = append(d.Plugins, StageState{Stage: st.Stage, State: st.State, Made: st.Made})
 		}
 		for _, r := range st.Records {
 			d.report(r.Until(latest))
@@ -86,6 +94,9 @@ func (d *DeviceState) SetDelta(c *Change) {
 	}
 	for _, t := range c.Timers {
 		d.setTimer(t, true)
+	}
+	for _, cmd := range c.Commands {
+		d.setCommand(cmd, true)
 	}
 }
 
@@ -111,6 +122,9 @@ func (s *DeviceState) Merge(newer *DeviceState, final bool) {
 	}
 	for _, t := range newer.Timers {
 		s.setTimer(t, !final)
+	}
+	for _, c := range newer.Commands {
+		s.setCommand(c, !final)
 	}
 	s.Seen = append(s.Seen, newer.Seen...)
 	s.trimSeen()
@@ -180,6 +194,23 @@ func (s *DeviceState) setTimer(t TimerSet, keepCancelled bool) {
 	}
 }
 
+func (s *DeviceState) setCommand(c Command, keepAnswered bool) {
+	drop := c.Deadline == 0 && !keepAnswered
+	for i := range s.Commands {
+		if s.Commands[i].ID == c.ID {
+			if drop {
+				s.Commands = append(s.Commands[:i], s.Commands[i+1:]...)
+			} else {
+				s.Commands[i] = c
+			}
+			return
+		}
+	}
+	if !drop {
+		s.Commands = append(s.Commands, c)
+	}
+}
+
 // trimSeen keeps the newest SeenMax messages, and of those older than SeenAge (against the newest) only the last SeenMin.
 func (s *DeviceState) trimSeen() {
 	n := len(s.Seen)
@@ -216,6 +247,8 @@ func (s *DeviceState) Twin() *Twin {
 	for _, p := range s.Plugins {
 		t.Plugins = append(t.Plugins, PluginState{Stage: int(p.Stage), State: p.State})
 	}
+	t.Commands = append(t.Commands, s.Commands...)
+	SortCommands(t.Commands)
 	return t
 }
 

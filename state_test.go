@@ -11,12 +11,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// drawChanges makes a device's history: n changes with inputs, plugins' states, alerts and timers.
+// drawChanges makes a device's history: n changes with inputs, plugins' states, alerts, timers and commands with their answers.
 func drawChanges(t *rapid.T, n int) []Change {
 	key := DeviceKey{"t", "d"}
 	var out []Change
 	version := uint64(0)
 	now := Time(1_700_000_000_000_000)
+	var open []string
 	for range n {
 		now += Time(rapid.Int64Range(0, int64(3*time.Minute/time.Microsecond)).Draw(t, "pause"))
 		c := Change{DeviceKey: key, Domain: DomainID(rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "domain"))}
@@ -31,9 +32,22 @@ func drawChanges(t *rapid.T, n int) []Change {
 			}
 			c.Inputs = append(c.Inputs, in)
 		}
+		for _, id := range open {
+			if rapid.IntRange(0, 3).Draw(t, "answer") == 0 {
+				version++
+				c.Inputs = append(c.Inputs, Input{Kind: InputResult, Received: now + 100, Timer: id,
+					Flags: rapid.SampledFrom([]InputFlags{0, FlagTimedOut}).Draw(t, "timed out")})
+				open = slices.DeleteFunc(slices.Clone(open), func(o string) bool { return o == id })
+			}
+		}
 		c.Version = version
+		for i := range rapid.IntRange(0, 2).Draw(t, "commands") {
+			c.Commands = append(c.Commands, Command{ID: CommandID(version, i), Name: "x", At: now, Deadline: now + 1})
+			open = append(open, CommandID(version, i))
+		}
 		if rapid.Bool().Draw(t, "state") {
-			c.Stages = []StageResult{{Stage: rapid.Uint8Range(0, 1).Draw(t, "stage"), StateSet: true, State: []byte(fmt.Sprint(version))}}
+			c.Stages = []StageResult{{Stage: rapid.Uint8Range(0, 1).Draw(t, "stage"), StateSet: true, State: []byte(fmt.Sprint(version)),
+				Made: Made{Module: rapid.Uint32Range(0, 2).Draw(t, "module")}}}
 		}
 		if rapid.Bool().Draw(t, "alert") {
 			c.Alerts = []Alert{{Device: "d", Rule: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "rule"), Seq: version,
@@ -80,6 +94,7 @@ func normal(s DeviceState) DeviceState {
 	slices.SortFunc(s.Alerts, func(a, b Alert) int { return strings.Compare(a.Rule, b.Rule) })
 	slices.SortFunc(s.Timers, func(a, b TimerSet) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.Plugins, func(a, b StageState) int { return int(a.Stage) - int(b.Stage) })
+	slices.SortFunc(s.Commands, func(a, b Command) int { return strings.Compare(a.ID, b.ID) })
 	for i := range s.Timers {
 		s.Timers[i].Was = 0 // what a timer replaced depends on nothing but its change
 	}
@@ -102,6 +117,11 @@ func TestFoldingDeltasIsAssociative(t *testing.T) {
 		for _, a := range got.Alerts {
 			if a.State == AlertCleared {
 				t.Fatalf("a cleared alert stayed: %+v", a)
+			}
+		}
+		for _, c := range got.Commands {
+			if c.Deadline == 0 {
+				t.Fatalf("an answered command stayed: %+v", c)
 			}
 		}
 		if len(got.Seen) > SeenMax {

@@ -52,7 +52,7 @@ const (
 	InputTelemetry InputKind = 1 // Records
 	InputRaw       InputKind = 2 // Payload, for a decoder plugin
 	InputTimer     InputKind = 3 // Timer
-	InputResult    InputKind = 4 // a command's answer: Timer is the command's id, Payload what the device says, empty at its deadline
+	InputResult    InputKind = 4 // a command's answer: Timer is the command's id, Payload what the device says; see FlagTimedOut
 	InputLifecycle InputKind = 5 // Payload is a LifecycleEvent as JSON
 )
 
@@ -73,6 +73,8 @@ const (
 	// nodes whose answer is lost is made again: an uplink of the same MessageID and Received is this one. It never gets into
 	// an entry.
 	FlagForwarded
+	// FlagTimedOut marks an InputResult that is no answer: the command's deadline has passed without one.
+	FlagTimedOut
 )
 
 // Input is one thing that a device's turn works off; it goes into the entry as it is.
@@ -86,6 +88,17 @@ type Input struct {
 	Records   []Record      // InputTelemetry: decoded by the gateway
 	Payload   []byte        // InputRaw: as it came
 	Timer     string        // InputTimer: the timer's name
+}
+
+// Outside reports whether the input came from outside: not a timer's, a deadline's, or what happened to the registration.
+func (in *Input) Outside() bool {
+	switch in.Kind {
+	case InputTimer, InputLifecycle:
+		return false
+	case InputResult:
+		return in.Flags&FlagTimedOut == 0
+	}
+	return true
 }
 
 // Uplink is what a device sends. The gateway builds it, hands it to an Ingestor and must not touch it, its records or

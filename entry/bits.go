@@ -3,13 +3,14 @@ package entry
 // The bits of the head bytes. docs/formats/entry.md explains them; changing one is a new Version.
 const (
 	// A change.
-	changeCreated   = 1 << 0
-	changeSame      = 1 << 1 // tenant and domain of the change before
-	changeOneInput  = 1 << 2
-	changeStages    = 1 << 3
-	changeAlerts    = 1 << 4
-	changeTimers    = 1 << 5
-	changeKnownBits = 1<<6 - 1
+	changeCreated  = 1 << 0
+	changeSame     = 1 << 1 // tenant and domain of the change before
+	changeOneInput = 1 << 2
+	changeStages   = 1 << 3
+	changeAlerts   = 1 << 4
+	changeTimers   = 1 << 5
+	changeCommands = 1 << 6 // from version 2 on, as the next
+	changePublish  = 1 << 7
 
 	// An input: bits 0 and 1 are its kind less one, 3 means that all is spelled out.
 	inputOdd       = 3
@@ -31,12 +32,13 @@ const (
 	numberFloat64   = 7
 
 	// A stage's result.
-	stageInOrder   = 1 << 0 // its number is its place
-	stageStateSet  = 1 << 1
-	stageState     = 1 << 2
-	stageRecords   = 1 << 3
-	stageFailure   = 1 << 4
-	stageKnownBits = 1<<5 - 1
+	stageInOrder  = 1 << 0 // its number is its place
+	stageStateSet = 1 << 1
+	stageState    = 1 << 2
+	stageRecords  = 1 << 3
+	stageFailure  = 1 << 4
+	stageRefused  = 1 << 5 // from version 2 on, as the next
+	stageMade     = 1 << 6
 
 	// An alert.
 	alertSame      = 1 << 0 // tenant, device and domain of its change or state
@@ -50,7 +52,18 @@ const (
 	timerDue       = 1 << 0
 	timerWas       = 1 << 1
 	timerKnownBits = 1<<2 - 1
+
+	// A plugin's state in a device's state.
+	pluginMade = 1 << 0
 )
+
+// knownBits are those of a change's and of a stage's head that a version may have.
+func knownBits(version uint8) (change, stage uint8) {
+	if version < versionEffects {
+		return changeCommands - 1, stageRefused - 1
+	}
+	return 0xff, stageMade<<1 - 1
+}
 
 // pair is a row of the name table: a metric with its unit, or a name with "".
 type pair struct{ name, unit string }

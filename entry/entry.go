@@ -19,22 +19,27 @@ import (
 )
 
 // Version is the newest first byte of an entry that this build reads and writes, and StateVersion that of a state. A build
-// reads all versions up to its own; it never guesses at a later one. What a replica keeps for itself has BaseVersion: it must
-// be the same on all of them, whatever their builds.
+// reads all versions up to its own; it never guesses at a later one. What a replica keeps for itself must be the same on all
+// of them, whatever their builds: it has the oldest version that says it, BaseVersion mostly. What only a later one can say
+// is not there before every node reads that.
 const (
 	BaseVersion  = 1
-	StateVersion = 1
+	StateVersion = stateEffects
+
+	stateBase    = 1
+	stateEffects = 2
 )
 
-// Append appends the bytes of e in BaseVersion to dst. The same entry always has the same bytes.
-func Append(dst []byte, e *dunlin.Entry) []byte { return AppendAs(dst, e, BaseVersion) }
+// Append appends the bytes of e to dst, in the oldest version that says all of it. The same entry always has the same bytes.
+func Append(dst []byte, e *dunlin.Entry) []byte { return AppendAs(dst, e, Needs(e)) }
 
 // AppendAs appends the bytes of e in a version that everybody who is to read it knows: while a cluster is upgraded, the
-// oldest of its nodes' newest.
+// oldest of its nodes' newest. What the version has no place for is left out; see Needs.
 func AppendAs(dst []byte, e *dunlin.Entry, version uint32) []byte {
 	w := writer{b: dst, at: e.At, format: dunlin.FormatSenMLJSON}
 	version = min(max(version, BaseVersion), Version)
-	w.byte(byte(version))
+	w.version = uint8(version)
+	w.byte(w.version)
 	if version >= versionFeatures {
 		w.uvarint(features)
 	}
@@ -81,6 +86,7 @@ func Decode(b []byte) (*dunlin.Entry, error) {
 		return nil, fmt.Errorf("%w: entry of version %d, this build reads versions %d to %d", dunlin.ErrInvalid, b[0], BaseVersion, Version)
 	}
 	r := reader{b: b, i: 1, budget: budgetFor(b), format: dunlin.FormatSenMLJSON}
+	r.changeBits, r.stageBits = knownBits(b[0])
 	if b[0] >= versionFeatures && r.uvarint("features") != features {
 		return nil, fmt.Errorf("%w: entry with features that this build does not know", dunlin.ErrInvalid)
 	}
@@ -94,11 +100,12 @@ func Decode(b []byte) (*dunlin.Entry, error) {
 	return e, nil
 }
 
-// AppendState appends the bytes of s, a whole state or a delta with its tombstones (cleared alerts, timers due at 0), to
-// dst. The same state always has the same bytes.
+// AppendState appends the bytes of s, a whole state or a delta with its tombstones (cleared alerts, timers due at 0, commands
+// with deadline 0), to dst, in the oldest version that says all of it. The same state always has the same bytes.
 func AppendState(dst []byte, s *dunlin.DeviceState) []byte {
 	w := writer{b: dst, at: s.SeenAt, prev: s.SeenAt, key: s.DeviceKey, domain: s.Domain}
-	w.byte(StateVersion)
+	w.version = stateNeeds(s)
+	w.byte(w.version)
 	w.state(s)
 	return w.b
 }
@@ -117,11 +124,11 @@ func DecodeStateInto(s *dunlin.DeviceState, b []byte) error {
 	if len(b) == 0 {
 		return fmt.Errorf("%w: state of no bytes", dunlin.ErrInvalid)
 	}
-	if b[0] != StateVersion {
-		return fmt.Errorf("%w: state of version %d, this build reads version %d", dunlin.ErrInvalid, b[0], StateVersion)
+	if b[0] < stateBase || b[0] > StateVersion {
+		return fmt.Errorf("%w: state of version %d, this build reads versions %d to %d", dunlin.ErrInvalid, b[0], stateBase, StateVersion)
 	}
 	r := reader{b: b, i: 1, budget: budgetFor(b)}
-	r.state(s)
+	r.state(s, b[0] >= stateEffects)
 	if r.what == "" && r.i != len(b) {
 		r.fail("end of the state")
 	}

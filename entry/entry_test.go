@@ -78,6 +78,34 @@ func fullEntry() *dunlin.Entry {
 		}}
 }
 
+// fullEffects has one of everything that came with version 2.
+func fullEffects() *dunlin.Entry {
+	e := fullEntry()
+	c := &e.Changes[0]
+	c.Inputs = append(c.Inputs,
+		dunlin.Input{Kind: dunlin.InputResult, Format: dunlin.FormatText, MessageID: 11, Received: t0, Timer: "40-1", Payload: []byte("done")},
+		dunlin.Input{Kind: dunlin.InputResult, Flags: dunlin.FlagTimedOut, Received: t0, Timer: "40-2"},
+		dunlin.Input{Kind: dunlin.InputLifecycle, Format: dunlin.FormatJSON, Received: t0, Payload: []byte(`{"event":"changed"}`)})
+	c.Stages[0].Made = dunlin.Made{Module: 0x01020304, Config: 0xfffefdfc}
+	c.Stages[0].Refused = []dunlin.InputError{{Input: 1, Reason: "bad payload"}, {Input: 3, Reason: "bad payload"}}
+	c.Stages[2].Made = c.Stages[0].Made
+	c.Commands = []dunlin.Command{
+		{ID: "42-0", Name: "reboot", At: t0, Deadline: t0.Add(60e9)},
+		{ID: "42-1", Name: "set.point", Payload: []byte{0xa1, 1, 2}, Format: dunlin.FormatCBOR, At: t0, Deadline: t0.Add(86400e9)}}
+	c.Publish = []dunlin.Publication{{Topic: "door/opened", Payload: []byte("{}"), Format: dunlin.FormatJSON}, {Topic: "door/opened"}}
+	e.Changes[1].Stages = []dunlin.StageResult{{State: []byte{1}, StateSet: true, Made: dunlin.Made{Module: 1}}}
+	e.Puts = append(e.Puts, dunlin.Put{Table: dunlin.TableDeadLetters, Key: "default/fridge-7/1/42"})
+	return e
+}
+
+// fullStateEffects has one of everything that came with version 2 of a state.
+func fullStateEffects() *dunlin.DeviceState {
+	s := fullState()
+	d := dunlin.DeltaOf(&fullEffects().Changes[0])
+	s.Plugins, s.Commands = d.Plugins, d.Commands
+	return s
+}
+
 func fullState() *dunlin.DeviceState {
 	e := fullEntry()
 	s := dunlin.DeltaOf(&e.Changes[0])
@@ -87,11 +115,15 @@ func fullState() *dunlin.DeviceState {
 
 func TestGolden(t *testing.T) {
 	for name, b := range map[string][]byte{
-		"entry_v1_one":   entry.Append(nil, oneReading()),
-		"entry_v1_full":  entry.Append(nil, fullEntry()),
-		"entry_v1_empty": entry.Append(nil, &dunlin.Entry{}),
+		"entry_v1_one":   entry.AppendAs(nil, oneReading(), 1),
+		"entry_v1_full":  entry.AppendAs(nil, fullEntry(), 1),
+		"entry_v1_empty": entry.AppendAs(nil, &dunlin.Entry{}, 1),
+		"entry_v2_one":   entry.AppendAs(nil, oneReading(), 2),
+		"entry_v2_full":  entry.AppendAs(nil, fullEffects(), 2),
+		"entry_v2_empty": entry.AppendAs(nil, &dunlin.Entry{}, 2),
 		"state_v1_full":  entry.AppendState(nil, fullState()),
 		"state_v1_empty": entry.AppendState(nil, &dunlin.DeviceState{}),
+		"state_v2_full":  entry.AppendState(nil, fullStateEffects()),
 	} {
 		path := filepath.Join("testdata", name+".hex")
 		got := hex.Dump(b)
@@ -111,7 +143,7 @@ func TestGolden(t *testing.T) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, e := range []*dunlin.Entry{{}, oneReading(), fullEntry()} {
+	for _, e := range []*dunlin.Entry{{}, oneReading(), fullEntry(), fullEffects()} {
 		b := entry.Append([]byte("prefix"), e)
 		got, err := entry.Decode(b[len("prefix"):])
 		if err != nil {
@@ -121,7 +153,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("got  %+v\nwant %+v", got, e)
 		}
 	}
-	for _, s := range []*dunlin.DeviceState{{}, fullState()} {
+	for _, s := range []*dunlin.DeviceState{{}, fullState(), fullStateEffects()} {
 		got, err := entry.DecodeState(entry.AppendState(nil, s))
 		if err != nil {
 			t.Fatal(err)
@@ -147,8 +179,8 @@ func TestSizeOfOneReading(t *testing.T) {
 
 // Every cut of good bytes is an error that says where, and so is every byte too many.
 func TestDecodeRefusesBrokenBytes(t *testing.T) {
-	b := entry.Append(nil, fullEntry())
-	s := entry.AppendState(nil, fullState())
+	b := entry.Append(nil, fullEffects())
+	s := entry.AppendState(nil, fullStateEffects())
 	for i := range b {
 		if _, err := entry.Decode(b[:i]); !errors.Is(err, dunlin.ErrInvalid) {
 			t.Fatalf("Decode of the first %d of %d bytes: %v", i, len(b), err)
@@ -183,7 +215,7 @@ func TestDecodeRefusesOtherVersions(t *testing.T) {
 // A few bytes that claim millions of elements are refused without making room for them.
 func TestDecodeAllocatesByBytesNotByClaims(t *testing.T) {
 	huge := []byte{0xff, 0xff, 0x7f} // 2,097,151
-	head := []byte{entry.Version, 1, 1, 0}
+	head := []byte{entry.BaseVersion, 1, 1, 0}
 	pad := bytes.Repeat([]byte{0xff}, 3_000_000) // so that the claims are possible
 	b := bytes.Join([][]byte{head, {0xa0, 0x8d, 6}, {0}, {0xa0, 0x8d, 6}, huge, {0xa0, 0x8d, 6}, {0xa0, 0x8d, 6}, pad}, nil)
 	var before, after uint64

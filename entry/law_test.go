@@ -48,8 +48,8 @@ var (
 	})
 	anyInput = rapid.Custom(func(t *rapid.T) dunlin.Input {
 		in := dunlin.Input{
-			Kind:      dunlin.InputKind(rapid.IntRange(0, 5).Draw(t, "kind")),
-			Flags:     dunlin.InputFlags(rapid.IntRange(0, 9).Draw(t, "flags")),
+			Kind:      dunlin.InputKind(rapid.IntRange(0, 6).Draw(t, "kind")),
+			Flags:     dunlin.InputFlags(rapid.IntRange(0, 17).Draw(t, "flags")),
 			Format:    dunlin.ContentFormat(rapid.SampledFrom([]int{0, 42, 110, 65535}).Draw(t, "format")),
 			MessageID: rapid.SampledFrom([]uint64{0, 1, math.MaxUint64}).Draw(t, "message"),
 			Received:  anyTime.Draw(t, "received"), Sender: anyName.Draw(t, "sender"), Timer: anyName.Draw(t, "timer"),
@@ -68,6 +68,9 @@ var (
 		}
 		if rapid.Bool().Draw(t, "state") {
 			st.State = anyBytes.Draw(t, "bytes")
+		}
+		if effects.Draw(t, "effects") {
+			st.Made, st.Refused = anyMade.Draw(t, "made"), some(t, "refused", anyRefusal)
 		}
 		return st
 	})
@@ -93,14 +96,33 @@ var (
 		return s
 	})
 	anyChange = rapid.Custom(func(t *rapid.T) dunlin.Change {
-		return dunlin.Change{
+		c := dunlin.Change{
 			DeviceKey: dunlin.DeviceKey{Tenant: dunlin.Tenant(anyName.Draw(t, "tenant")), Device: dunlin.DeviceID(anyName.Draw(t, "device"))},
 			Domain:    dunlin.DomainID(anyName.Draw(t, "domain")), Version: rapid.Uint64().Draw(t, "version"),
 			Created: rapid.Bool().Draw(t, "created"), Inputs: some(t, "inputs", anyInput), Stages: some(t, "stages", anyStage),
 			Alerts: some(t, "alerts", anyAlert), Timers: some(t, "timers", anyTimer)}
+		if effects.Draw(t, "effects") {
+			c.Commands, c.Publish = some(t, "commands", anyCommand), some(t, "publications", anyPublication)
+		}
+		return c
 	})
-	anyPut = rapid.Custom(func(t *rapid.T) dunlin.Put {
-		p := dunlin.Put{Table: anyName.Draw(t, "table"), Key: anyName.Draw(t, "key")}
+	effects = rapid.Bool()
+	anyMade = rapid.Custom(func(t *rapid.T) dunlin.Made {
+		return dunlin.Made{Module: rapid.Uint32Range(0, 9).Draw(t, "module"), Config: rapid.Uint32Range(0, 2).Draw(t, "config")}
+	})
+	anyRefusal = rapid.Custom(func(t *rapid.T) dunlin.InputError {
+		return dunlin.InputError{Input: rapid.Int().Draw(t, "input"), Reason: anyName.Draw(t, "reason")}
+	})
+	anyCommand = rapid.Custom(func(t *rapid.T) dunlin.Command {
+		return dunlin.Command{ID: anyName.Draw(t, "id"), Name: anyName.Draw(t, "name"), Payload: someBytes(t), Format: anyFormat.Draw(t, "format"),
+			At: anyTime.Draw(t, "at"), Deadline: anyTime.Draw(t, "deadline")}
+	})
+	anyPublication = rapid.Custom(func(t *rapid.T) dunlin.Publication {
+		return dunlin.Publication{Topic: anyName.Draw(t, "topic"), Payload: someBytes(t), Format: anyFormat.Draw(t, "format")}
+	})
+	anyFormat = rapid.Map(rapid.SampledFrom([]int{0, 42, 110, 65535}), func(f int) dunlin.ContentFormat { return dunlin.ContentFormat(f) })
+	anyPut    = rapid.Custom(func(t *rapid.T) dunlin.Put {
+		p := dunlin.Put{Table: rapid.OneOf(anyName, rapid.Just(dunlin.TableDeadLetters)).Draw(t, "table"), Key: anyName.Draw(t, "key")}
 		if rapid.Bool().Draw(t, "value") {
 			p.Value = []byte(anyName.Draw(t, "bytes"))
 		}
@@ -117,7 +139,11 @@ var (
 			SeenAt: anyTime.Draw(t, "seen"), Reported: some(t, "reported", anyRecord),
 			Alerts: some(t, "alerts", anyAlert), Timers: some(t, "timers", anyTimer)}
 		for range rapid.IntRange(0, 3).Draw(t, "plugins") {
-			s.Plugins = append(s.Plugins, dunlin.StageState{Stage: rapid.Byte().Draw(t, "stage"), State: []byte(anyName.Draw(t, "state"))})
+			s.Plugins = append(s.Plugins, dunlin.StageState{Stage: rapid.Byte().Draw(t, "stage"), State: []byte(anyName.Draw(t, "state")),
+				Made: anyMade.Draw(t, "made")})
+		}
+		if effects.Draw(t, "effects") {
+			s.Commands = some(t, "commands", anyCommand)
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "window") {
 			s.Seen = append(s.Seen, dunlin.SeenMessage{ID: rapid.Uint64().Draw(t, "id"), At: anyTime.Draw(t, "at"), Seq: rapid.Uint64().Draw(t, "seq")})
@@ -133,6 +159,13 @@ func some[T any](t *rapid.T, label string, g *rapid.Generator[T]) []T {
 		return nil
 	}
 	return s
+}
+
+func someBytes(t *rapid.T) []byte {
+	if rapid.Bool().Draw(t, "empty") {
+		return nil
+	}
+	return anyBytes.Draw(t, "bytes")
 }
 
 // same is DeepEqual with floats by their bits.
@@ -178,6 +211,70 @@ func TestDecodeUndoesAppend(t *testing.T) {
 		}
 		if again := entry.Append(nil, got); !bytes.Equal(again, b) {
 			t.Fatalf("the bytes of an entry differ from those of its copy:\n%x\n%x", b, again)
+		}
+		if uint32(b[0]) != entry.Needs(e) {
+			t.Fatalf("an entry that needs version %d has version %d", entry.Needs(e), b[0])
+		}
+		latest, err := entry.Decode(entry.AppendAs(nil, e, entry.Version))
+		if err != nil || !same(latest, e) {
+			t.Fatalf("in the latest version: %v\ngot  %#v\nwant %#v", err, latest, e)
+		}
+	})
+}
+
+// Version 1 has all of an entry but what came later, and a build that reads only version 1 reads it.
+func TestVersion1LeavesOutWhatItCannotSay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := anyEntry.Draw(t, "entry")
+		b := entry.AppendAs(nil, e, 1)
+		got, err := entry.Decode(b)
+		if err != nil || b[0] != 1 {
+			t.Fatalf("version %d: %v", b[0], err)
+		}
+		for i := range e.Changes {
+			c := &e.Changes[i]
+			c.Commands, c.Publish = nil, nil
+			for j := range c.Stages {
+				c.Stages[j].Made, c.Stages[j].Refused = dunlin.Made{}, nil
+			}
+		}
+		if !same(got, e) {
+			t.Fatalf("got  %#v\nwant %#v", got, e)
+		}
+	})
+}
+
+// What only version 2 may have is refused in bytes that say they are version 1, as a build that knows nothing else would.
+func TestVersion1HasNoEffects(t *testing.T) {
+	e := &dunlin.Entry{At: t0, Changes: []dunlin.Change{{DeviceKey: dunlin.DeviceKey{Tenant: "t", Device: "d"}, Version: 1,
+		Commands: []dunlin.Command{{ID: "1-0", Name: "x", Deadline: t0}}}}}
+	for _, e := range []*dunlin.Entry{e, {At: t0, Changes: []dunlin.Change{{Stages: []dunlin.StageResult{{Made: dunlin.Made{Module: 1}}}}}}} {
+		b := entry.Append(nil, e)
+		if _, err := entry.Decode(b); err != nil || b[0] != 2 {
+			t.Fatalf("version %d: %v", b[0], err)
+		}
+		b[0] = 1
+		if _, err := entry.Decode(b); !errors.Is(err, dunlin.ErrInvalid) {
+			t.Errorf("read as version 1: %v", err)
+		}
+	}
+}
+
+// A state has the oldest version that says it, so replicas of different builds keep the same bytes.
+func TestStateVersionFollowsWhatIsInIt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := anyState.Draw(t, "state")
+		want := byte(1)
+		if len(s.Commands) > 0 {
+			want = 2
+		}
+		for i := range s.Plugins {
+			if s.Plugins[i].Made != (dunlin.Made{}) {
+				want = 2
+			}
+		}
+		if b := entry.AppendState(nil, s); b[0] != want {
+			t.Fatalf("state of version %d, want %d: %#v", b[0], want, s)
 		}
 	})
 }
@@ -230,6 +327,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(entry.Append(nil, &dunlin.Entry{}))
 	f.Add(entry.Append(nil, oneReading()))
 	f.Add(entry.Append(nil, fullEntry()))
+	f.Add(entry.Append(nil, fullEffects()))
+	f.Add(entry.AppendAs(nil, oneReading(), 2))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := entry.Decode(b)
 		if err != nil {
@@ -251,6 +350,7 @@ func FuzzDecode(f *testing.F) {
 func FuzzDecodeState(f *testing.F) {
 	f.Add(entry.AppendState(nil, &dunlin.DeviceState{}))
 	f.Add(entry.AppendState(nil, fullState()))
+	f.Add(entry.AppendState(nil, fullStateEffects()))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := entry.DecodeState(b)
 		if err != nil {

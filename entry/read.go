@@ -72,7 +72,7 @@ func (r *reader) entry() *dunlin.Entry {
 
 func (r *reader) change(c *dunlin.Change) {
 	head := r.byte("change")
-	if head&^changeKnownBits != 0 {
+	if head&^r.changeBits != 0 {
 		r.fail("change")
 		return
 	}
@@ -115,6 +115,9 @@ func (r *reader) change(c *dunlin.Change) {
 	}
 	if head&changeTimers != 0 {
 		c.Timers = r.timerList()
+	}
+	if head&(changeCommands|changePublish) != 0 {
+		r.sent(c, head)
 	}
 }
 
@@ -264,7 +267,7 @@ func (r *reader) number(form uint8) float64 {
 
 func (r *reader) stage(place int, st *dunlin.StageResult) {
 	head := r.byte("stage")
-	if head&^stageKnownBits != 0 {
+	if head&^r.stageBits != 0 {
 		r.fail("stage")
 		return
 	}
@@ -287,6 +290,12 @@ func (r *reader) stage(place int, st *dunlin.StageResult) {
 	}
 	if head&stageFailure != 0 {
 		st.Failure = r.string("failure")
+	}
+	if head&stageRefused != 0 {
+		st.Refused = r.refused()
+	}
+	if head&stageMade != 0 {
+		st.Made = r.made()
 	}
 }
 
@@ -401,8 +410,9 @@ func (r *reader) put() (p dunlin.Put) {
 }
 
 // state reads a state into s, in the memory that its lists have.
-func (r *reader) state(s *dunlin.DeviceState) {
-	*s = dunlin.DeviceState{Reported: s.Reported[:0], Plugins: s.Plugins[:0], Timers: s.Timers[:0], Seen: s.Seen[:0]}
+func (r *reader) state(s *dunlin.DeviceState, effects bool) {
+	*s = dunlin.DeviceState{Reported: s.Reported[:0], Plugins: s.Plugins[:0], Timers: s.Timers[:0], Seen: s.Seen[:0],
+		Commands: s.Commands[:0]}
 	plugins, seen := s.Plugins, s.Seen
 	r.records, r.timers = s.Reported, s.Timers
 	s.Tenant = dunlin.Tenant(r.string("tenant"))
@@ -421,7 +431,11 @@ func (r *reader) state(s *dunlin.DeviceState) {
 			if state == nil {
 				state = []byte{}
 			}
-			s.Plugins = append(s.Plugins, dunlin.StageState{Stage: stage, State: state})
+			p := dunlin.StageState{Stage: stage, State: state}
+			if effects {
+				p.Made = r.pluginMade()
+			}
+			s.Plugins = append(s.Plugins, p)
 			if r.what != "" {
 				return
 			}
@@ -438,5 +452,8 @@ func (r *reader) state(s *dunlin.DeviceState) {
 			m.Seq = r.uvarint("seq of a message")
 			s.Seen = append(s.Seen, m)
 		}
+	}
+	if effects {
+		s.Commands = r.commands(s.Commands)
 	}
 }

@@ -26,6 +26,9 @@ type reader struct {
 	first   int
 	derived int
 	hashes  []dunlin.ModuleHash
+	mades   mades
+
+	changeBits, stageBits uint8 // that the entry's version may have in heads
 
 	budget int // bytes that lengths alone may still allocate
 

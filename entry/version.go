@@ -2,5 +2,5 @@
 
 package entry
 
-// Version is 1.
-const Version = 1
+// Version is the newest version of entries that this build reads and writes.
+const Version = 2

@@ -3,4 +3,4 @@
 package entry
 
 // Version is that of a build of tomorrow, with which rolling upgrades are tested.
-const Version = 2
+const Version = 3

@@ -31,6 +31,8 @@ type writer struct {
 	first   int // and that of the first record of the last input
 	derived int // and that of the first record of the last stage
 	hashes  []dunlin.ModuleHash
+	mades   mades
+	version uint8
 
 	more  map[pair]int // where the names from the indexed-th on are; made when needed
 	index [indexSlots]uint8
@@ -116,6 +118,14 @@ func (w *writer) change(c *dunlin.Change) {
 	if len(c.Timers) > 0 {
 		head |= changeTimers
 	}
+	if w.version >= versionEffects {
+		if len(c.Commands) > 0 {
+			head |= changeCommands
+		}
+		if len(c.Publish) > 0 {
+			head |= changePublish
+		}
+	}
 	w.byte(head)
 	w.key, w.domain = c.DeviceKey, c.Domain
 	if !same {
@@ -142,6 +152,12 @@ func (w *writer) change(c *dunlin.Change) {
 	}
 	if len(c.Timers) > 0 {
 		w.timers(c.Timers)
+	}
+	if head&changeCommands != 0 {
+		w.commands(c.Commands)
+	}
+	if head&changePublish != 0 {
+		w.publish(c.Publish)
 	}
 }
 
@@ -305,6 +321,14 @@ func (w *writer) stage(place int, st *dunlin.StageResult) {
 	if st.Failure != "" {
 		head |= stageFailure
 	}
+	if w.version >= versionEffects {
+		if len(st.Refused) > 0 {
+			head |= stageRefused
+		}
+		if st.Made != (dunlin.Made{}) {
+			head |= stageMade
+		}
+	}
 	w.byte(head)
 	if head&stageInOrder == 0 {
 		w.byte(st.Stage)
@@ -318,6 +342,12 @@ func (w *writer) stage(place int, st *dunlin.StageResult) {
 	}
 	if st.Failure != "" {
 		w.string(st.Failure)
+	}
+	if head&stageRefused != 0 {
+		w.refused(st.Refused)
+	}
+	if head&stageMade != 0 {
+		w.made(st.Made)
 	}
 }
 
@@ -429,6 +459,9 @@ func (w *writer) state(s *dunlin.DeviceState) {
 	for _, p := range s.Plugins {
 		w.byte(p.Stage)
 		w.bytes(p.State)
+		if w.version >= stateEffects {
+			w.pluginMade(p.Made)
+		}
 	}
 	w.alerts(s.Alerts)
 	w.timers(s.Timers)
@@ -437,5 +470,8 @@ func (w *writer) state(s *dunlin.DeviceState) {
 		w.fixed64(m.ID)
 		w.time(m.At)
 		w.uvarint(m.Seq)
+	}
+	if w.version >= stateEffects {
+		w.commands(s.Commands)
 	}
 }
