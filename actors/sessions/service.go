@@ -27,9 +27,10 @@ func (s *Service) Open(ctx context.Context, key dunlin.DeviceKey, o dunlin.Sessi
 		return nil, err
 	}
 	q.epoch = s.holding(key) // clocks of owners differ
-	wait := retryMin
+	wait, try := retryMin, s.cfg.OpenMax/tries
 	for {
-		a, err := s.ask(ctx, q)
+		a, err := s.ask(ctx, q, try)
+		try = min(2*try, s.cfg.OpenMax/2)
 		switch {
 		case err == nil && a.status == statusHeld:
 			s.kick(ctx, a.node, key, a.epoch, o.Clean)
@@ -63,7 +64,7 @@ func (s *Service) Save(ctx context.Context, n *dunlin.SessionSave) error {
 	if err := q.valid(); err != nil {
 		return err
 	}
-	a, err := s.ask(ctx, q)
+	a, err := s.ask(ctx, q, s.cfg.OpenMax/2)
 	if err == nil {
 		err = a.err()
 	}
@@ -81,6 +82,11 @@ const (
 	retryMin = 20 * time.Millisecond
 	retryMax = 500 * time.Millisecond
 )
+
+// tries: so much of the time for a claim its first try gets, and each one after that twice as much, up to half of the time. The
+// answer of a node that does not see this one again yet gets lost, and asking once more is harmless; one that is slow is not to
+// be asked again and again.
+const tries = 8
 
 var (
 	errNobody   = fmt.Errorf("%w: no owner of the session's shard granted it in time", dunlin.ErrUnavailable)
@@ -118,16 +124,16 @@ func pause(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// ask brings a request to the owner of its shard: one try, and one more where the first says.
-func (s *Service) ask(ctx context.Context, q *request) (reply, error) {
+// ask brings a request to the owner of its shard: one try of at most so long, and one more where the first says.
+func (s *Service) ask(ctx context.Context, q *request, try time.Duration) (reply, error) {
 	shard := s.cfg.ShardOf(q.key)
 	to := s.owner(shard)
-	for try := 0; ; try++ {
-		a, err := s.askNode(ctx, to, shard, q)
+	for asked := 0; ; asked++ {
+		a, err := s.askNode(ctx, to, shard, q, try)
 		switch {
 		case err == nil && a.status != statusElsewhere:
 			return a, nil
-		case err != nil && !errors.Is(err, dunlin.ErrNotOwner) || try > 0:
+		case err != nil && !errors.Is(err, dunlin.ErrNotOwner) || asked > 0:
 			return a, err
 		}
 		next := a.node
@@ -151,7 +157,7 @@ func (s *Service) owner(shard dunlin.ShardID) dunlin.NodeID {
 	return s.cfg.Self
 }
 
-func (s *Service) askNode(ctx context.Context, to dunlin.NodeID, shard dunlin.ShardID, q *request) (reply, error) {
+func (s *Service) askNode(ctx context.Context, to dunlin.NodeID, shard dunlin.ShardID, q *request, try time.Duration) (reply, error) {
 	if to == s.cfg.Self {
 		a, err := s.lanes[shard].do(ctx, q)
 		if err == nil {
@@ -159,8 +165,7 @@ func (s *Service) askNode(ctx context.Context, to dunlin.NodeID, shard dunlin.Sh
 		}
 		return a, err
 	}
-	// Half the time: the answer of a node that does not see this one again yet gets lost, and asking once more is harmless.
-	one, cancel := context.WithTimeout(ctx, s.cfg.OpenMax/2)
+	one, cancel := context.WithTimeout(ctx, try)
 	defer cancel()
 	b, err := s.deps.Peers.Call(one, to, methodDo, appendRequest(nil, q))
 	if err != nil {

@@ -24,6 +24,7 @@ type plant struct {
 	entries int
 	largest int // rows of one entry
 	calls   []string
+	losses  int           // so many answers get lost
 	gate    chan struct{} // not nil: an entry takes one from it
 	fail    error
 }
@@ -150,11 +151,20 @@ func (m *member) Call(ctx context.Context, to dunlin.NodeID, method string, body
 	m.p.mu.Lock()
 	o, cut := m.p.nodes[to], m.p.dead[to] || m.p.dead[m.id]
 	m.p.calls = append(m.p.calls, fmt.Sprintf("%d %s", to, method))
+	lost := m.p.losses > 0
+	if lost {
+		m.p.losses--
+	}
 	m.p.mu.Unlock()
 	if cut {
 		return nil, dunlin.ErrUnavailable
 	}
-	return o.s.Serve(ctx, m.id, method, body)
+	b, err := o.s.Serve(ctx, m.id, method, body)
+	if lost {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return b, err
 }
 
 func (m *member) Kick(ctx context.Context, key dunlin.DeviceKey, epoch uint64, renewed bool) error {
@@ -246,6 +256,19 @@ func TestClaimWaitsForAnOwner(t *testing.T) {
 	defer timer.Stop()
 	if _, err := ms[0].s.Open(t.Context(), name("c"), dunlin.SessionOpen{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLostAnswers: a claim is made again before its time is over, also if the answer to the second one gets lost, too.
+func TestLostAnswers(t *testing.T) {
+	p, ms := newPlant(t, 2, Config{OpenMax: 2 * time.Second, SweepEvery: time.Hour})
+	for _, losses := range []int{1, 2} {
+		p.set(func() { p.losses = losses })
+		began := time.Now()
+		ms[1].open(t, "c", dunlin.SessionOpen{Expiry: 100})
+		if d := time.Since(began); d > time.Duration(losses)*600*time.Millisecond {
+			t.Errorf("%d answers lost: the session was there after %v", losses, d)
+		}
 	}
 }
 

@@ -236,7 +236,7 @@ func (s *Service) tellOwner(ctx context.Context, shard dunlin.ShardID) {
 	s.mine.Unlock()
 	for _, c := range list {
 		short, cancel := context.WithTimeout(ctx, s.cfg.KickMax)
-		a, err := s.askNode(short, owner, shard, &request{kind: kindNote, key: c.key, node: s.cfg.Self, epoch: c.epoch})
+		a, err := s.askNode(short, owner, shard, &request{kind: kindNote, key: c.key, node: s.cfg.Self, epoch: c.epoch}, s.cfg.OpenMax/2)
 		cancel()
 		switch {
 		case err != nil || a.status == statusElsewhere || a.status == statusFull:
