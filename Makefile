@@ -12,10 +12,10 @@ SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
+.PHONY: help build plugins sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
 
 help: ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: plugins ## bin/dunlin, with the example plugin inside
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dunlin ./cmd/dunlin
@@ -24,6 +24,9 @@ plugins: $(MODULES)/cold-chain.wasm ## the example plugins, from source
 
 $(MODULES)/cold-chain.wasm: $(wildcard sdk/go/*.go sdk/go/examples/cold-chain/*.go plugins/abi/*.go) go.mod
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o $@ ./sdk/go/examples/cold-chain
+
+sdk-assemblyscript: ## the AssemblyScript SDK: its examples, and the vectors on them (needs Node 20)
+	cd sdk/assemblyscript && npm ci --no-audit --no-fund --loglevel=error && npm run -s build && npm test -s
 
 dev: build ## a node on loopback with simulated devices; Ctrl-C ends it
 	@./bin/dunlin dev $(ARGS)
