@@ -137,7 +137,7 @@ type Registrar interface {
 
 // ModuleError says what is wrong with an uploaded module. It matches ErrInvalid.
 type ModuleError struct {
-	Check  string // "size", "parse", "imports", "exports", "memory", "abi", "dry-run"
+	Check  string // "size", "parse", "imports", "exports", "memory", "abi", "manifest", "dry-run"
 	Detail string // one sentence: what was found, and what to do
 }
 

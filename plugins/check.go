@@ -56,6 +56,9 @@ func (h *Host) Check(ctx context.Context, wasm []byte) (*Report, error) {
 	mod := &module{hash: rep.Hash, compiled: compiled, ready: make(chan struct{})}
 	close(mod.ready)
 	defer h.drop(mod)
+	if mod.manifest, _, err = ReadManifest(wasm); err != nil {
+		return nil, err
+	}
 	w, ok := <-h.workers
 	if !ok {
 		return nil, errClosed
@@ -84,6 +87,7 @@ func (h *Host) dryRun(rep *Report, mod *module) error {
 	rep.StartMS = h.cfg.Now().Sub(t).Seconds() * 1000
 	rep.FuelInit = h.cfg.Limits.FuelInit - int64(in.fuel.Get())
 	w := newWorker(&h.cfg.Limits)
+	w.serve(&dunlin.Stage{}, mod.manifest)
 	works := dryWorks(t)
 	inputs := 0
 	t = h.cfg.Now()

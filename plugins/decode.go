@@ -48,7 +48,22 @@ func (w *worker) decode(out []byte, works []*dunlin.Work, now dunlin.Time, allow
 		}
 	}
 	d.finish()
+	if w.noted {
+		w.accept(works)
+	}
 	return nil
+}
+
+// accept marks states that were handed over with a note and not answered with another as the plugin's own: they are kept
+// anew, or the note would come again with every turn.
+func (w *worker) accept(works []*dunlin.Work) {
+	for _, work := range works {
+		if o := &work.Outcome; o.State == nil && o.Failure == "" && (w.migrates(work) || w.reconfigures(work)) {
+			if o.State = work.State; o.State == nil {
+				o.State = []byte{}
+			}
+		}
+	}
 }
 
 // decoder is where decode stands.
@@ -58,7 +73,7 @@ type decoder struct {
 	now   dunlin.Time
 	allow func([]byte, dunlin.Time) []string
 	next  int // the next group's index is at least this
-	emit  int // alerts, readings and timers of the group
+	emit  int // alerts, readings, timers and the like of the group
 	why   string
 }
 
@@ -80,6 +95,12 @@ func (d *decoder) reset() {
 	clear(w.records)
 	clear(w.signals)
 	w.records, w.signals, w.timers, w.logs = w.records[:0], w.signals[:0], w.timers[:0], w.logs[:0]
+	if len(w.commands)+len(w.publish)+len(w.refused) > 0 {
+		clear(w.commands)
+		clear(w.publish)
+		clear(w.refused)
+		w.commands, w.publish, w.refused = w.commands[:0], w.publish[:0], w.refused[:0]
+	}
 	d.work, d.why, d.emit = nil, "", 0
 }
 
@@ -110,6 +131,9 @@ func (d *decoder) finish() {
 	}
 	if len(w.logs) > 0 {
 		o.Logs = slices.Clone(w.logs)
+	}
+	if len(w.commands)+len(w.publish)+len(w.refused) > 0 {
+		o.Commands, o.Publish, o.Refused = seldom(w.commands), seldom(w.publish), refusals(w.refused)
 	}
 	d.reset()
 }
@@ -144,9 +168,14 @@ func (d *decoder) record(kind abi.Kind, flags uint16, rec []byte) error {
 	case abi.KindLog:
 		d.w.logs = append(d.w.logs, d.log(flags, abi.Body(rec))...)
 	case abi.KindError:
+		if flags&abi.FlagInput != 0 {
+			return d.refuse(rec)
+		}
 		d.fail("plugin: %s", cleanText(abi.Body(rec), d.w.limits.TextBytes))
-	case abi.KindCommand, abi.KindPublish:
-		d.fail("record of kind %d is reserved", kind)
+	case abi.KindCommand:
+		return d.command(rec)
+	case abi.KindPublish:
+		return d.publish(rec)
 	}
 	return nil
 }
@@ -185,7 +214,7 @@ func (d *decoder) counted() bool {
 	d.emit++
 	most := d.w.limits.EmitsPerEvent * max(1, len(d.work.Inputs))
 	if d.emit > most {
-		d.fail("too many emissions: more than %d alerts, readings and timers for %d inputs", most, len(d.work.Inputs))
+		d.fail("too many emissions: more than %d alerts, readings, timers and the like for %d inputs", most, len(d.work.Inputs))
 		return false
 	}
 	return d.why == ""
@@ -199,12 +228,17 @@ func (d *decoder) alert(flags uint16, rec []byte) error {
 	if !d.counted() {
 		return nil
 	}
-	s := dunlin.AlertSignal{Input: int(a.Input), Raise: a.Raise, Severity: dunlin.Severity(a.Severity)}
+	s := dunlin.AlertSignal{Input: int(a.Input), Raise: a.Raise, Update: a.Update, Severity: dunlin.Severity(a.Severity)}
 	switch {
 	case int64(a.Input) >= int64(max(1, len(d.work.Inputs))):
 		d.fail("an alert names input %d of %d", a.Input, len(d.work.Inputs))
 		return nil
-	case a.Raise && (a.Severity < abi.SeverityInfo || a.Severity > abi.SeverityCritical):
+	case a.Raise && a.Update:
+		d.fail("an alert has both flags, to raise and to update")
+		return nil
+	case !a.Raise && !a.Update:
+		s.Severity = 0 // of what was raised
+	case a.Severity < abi.SeverityInfo || a.Severity > abi.SeverityCritical:
 		d.fail("an alert has severity %d, not 1 to 4", a.Severity)
 		return nil
 	}

@@ -8,6 +8,9 @@ import (
 // worker is the memory that a call of Process works with; it is kept from call to call.
 type worker struct {
 	limits  *Limits
+	made    dunlin.Made // what the stage marks states with
+	grants  grants      // what the stage's module may do
+	noted   bool        // a device of the frame got a note on its state
 	frame   []byte
 	works   []*dunlin.Work
 	printed []byte
@@ -18,6 +21,10 @@ type worker struct {
 	signals []dunlin.AlertSignal
 	timers  []dunlin.TimerSet
 	logs    []string
+
+	commands []dunlin.Command
+	publish  []dunlin.Publication
+	refused  []dunlin.InputError
 
 	recordSlab []dunlin.Record // readings of many devices lie in one piece
 	stateSlab  []byte
@@ -32,7 +39,7 @@ func newWorker(l *Limits) *worker {
 func (w *worker) take(works []*dunlin.Work, l *Limits) int {
 	total := 0
 	for i, work := range works {
-		size := 64 + len(work.Device) + len(work.State)
+		size := 96 + len(work.Device) + len(work.State)
 		for j := range work.Inputs {
 			in := &work.Inputs[j]
 			size += 40 + len(in.Payload) + len(in.Timer) + abi.ReadingSize*len(in.Records)
@@ -55,9 +62,13 @@ func (w *worker) encode(in *instance, now dunlin.Time, works []*dunlin.Work) (in
 	for _, work := range works {
 		inputs += len(work.Inputs)
 	}
+	w.noted = false
 	b := abi.AppendBatch(w.frame[:0], int64(now), len(works), inputs)
 	for _, work := range works {
 		b = abi.AppendDevice(b, work.Seq, work.Device, work.State)
+		if work.Made != w.made {
+			b = w.notes(b, work)
+		}
 		for i := range work.Inputs {
 			switch input := &work.Inputs[i]; input.Kind {
 			case dunlin.InputTelemetry:
@@ -66,9 +77,14 @@ func (w *worker) encode(in *instance, now dunlin.Time, works []*dunlin.Work) (in
 				b = abi.AppendRaw(b, int64(input.Received), uint16(input.Format), uint32(input.Flags), input.Payload)
 			case dunlin.InputTimer:
 				b = abi.AppendTimer(b, int64(input.Received), input.Timer)
+			case dunlin.InputResult:
+				timedOut := len(input.Payload) == 0
+				b = abi.AppendCommandResult(b, int64(input.Received), uint16(input.Format), timedOut, input.Timer, input.Payload)
+			case dunlin.InputLifecycle:
+				b = abi.AppendLifecycle(b, int64(input.Received), input.Payload)
 			default:
-				// An input of a kind without a frame still counts, or the indexes of alerts would be off by one.
-				b = abi.AppendText(b, abi.KindLifecycle, 0, "")
+				// An input of a kind without a record still counts, or the indexes of alerts would be off by one.
+				b = abi.AppendText(b, abi.InputMax, 0, "")
 			}
 		}
 	}
@@ -77,6 +93,30 @@ func (w *worker) encode(in *instance, now dunlin.Time, works []*dunlin.Work) (in
 		w.frame = b[:len(b):len(b)]
 	}
 	return inputs
+}
+
+// serve tells the worker whose crossings come next.
+func (w *worker) serve(st *dunlin.Stage, m *Manifest) { w.made, w.grants = st.Made, m.grants() }
+
+// notes appends what is to be told about who made the device's state.
+func (w *worker) notes(b []byte, work *dunlin.Work) []byte {
+	if w.migrates(work) {
+		b = abi.AppendMigrate(b, work.Made.Module)
+		w.noted = true
+	}
+	if w.reconfigures(work) {
+		b = abi.AppendConfigured(b)
+		w.noted = true
+	}
+	return b
+}
+
+func (w *worker) migrates(work *dunlin.Work) bool {
+	return work.Made.Module != 0 && w.made.Module != 0 && work.Made.Module != w.made.Module
+}
+
+func (w *worker) reconfigures(work *dunlin.Work) bool {
+	return work.Made.Config != 0 && w.made.Config != 0 && work.Made.Config != w.made.Config
 }
 
 // encodeTelemetry appends a report's readings. A name that the instance doesn't know yet is rare: the record is begun

@@ -53,6 +53,11 @@ func villains() []villain {
 		m.data = records
 		return villain{name, m, want}
 	}
+	may := func(name string, records []byte, want string) villain { // with all capabilities
+		v := about(name, records, want)
+		v.bad.custom = section(0, code(str(abi.ManifestSection), []byte(`{"capabilities":["command","publish"]}`)))
+		return v
+	}
 	twice := append(abi.AppendGroup(nil, 0), abi.AppendGroup(nil, 0)...)
 	huge := plugin(code(i64c(1<<62|math.MaxInt32), returnOp))
 	fill := code(loop, void, i32c(0), i32c(0), i32c(4<<20), 0xfc, 11, 0, br, 0, end)
@@ -85,7 +90,7 @@ func villains() []villain {
 		frames("state before any device", abi.AppendText(nil, abi.KindState, 0, "x"), "before any device"),
 		frames("a device that isn't there", abi.AppendGroup(nil, math.MaxUint32), "out of turn"),
 		frames("a device twice", twice, "out of turn"),
-		about("an alert of lies", lyingAlert(), "bad frame: at byte 16"),
+		about("an alert of lies", lying(abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "rule", "", ""), 20), "bad frame: at byte 16"),
 		about("an alert without a rule", abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "", "", ""), "an alert's rule"),
 		about("an alert with a slash", abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "a/b", "", ""), "an alert's rule"),
 		about("an alert of severity 9", abi.AppendAlert(nil, abi.FlagRaise, 0, 9, 0, "r", "", ""), "severity 9"),
@@ -97,14 +102,38 @@ func villains() []villain {
 		about("a timer in 292,000", abi.AppendSet(nil, math.MaxInt64, "t"), "not within 1970 to 9999"),
 		about("a huge state", abi.AppendText(nil, abi.KindState, 0, make([]byte, 65<<10)), "state too large: 66560 bytes"),
 		about("a flood", flood(), "too many emissions"),
-		about("a command", abi.AppendText(nil, abi.KindCommand, 0, ""), "reserved"),
+		about("an alert raised and updated", abi.AppendAlert(nil, abi.FlagRaise|abi.FlagUpdate, 0, 1, 0, "r", "", ""), "both flags"),
+		about("an update of severity 0", abi.AppendAlert(nil, abi.FlagUpdate, 0, 0, 0, "r", "", ""), "severity 0"),
+		about("a cut command", abi.AppendText(nil, abi.KindCommand, 0, ""), "bad frame: at byte 16"),
+		about("a command of lies", lying(abi.AppendCommand(nil, 0, 0, "c", nil), 20), "bad frame: at byte 16"),
+		about("a publication of lies", lying(abi.AppendPublish(nil, 0, "t", nil), 12), "bad frame: at byte 16"),
+		about("a command without the capability", abi.AppendCommand(nil, 0, 0, "c", nil), `add "command" to its capabilities`),
+		about("a publication without the capability", abi.AppendPublish(nil, 0, "t", nil), `add "publish" to its capabilities`),
+		may("a command without a name", abi.AppendCommand(nil, 0, 0, "", nil), "a command: "),
+		may("a command with a slash", abi.AppendCommand(nil, 0, 0, "a/b", nil), "has a slash"),
+		may("a command with a plus", abi.AppendCommand(nil, 0, 0, "a+b", nil), "a command: "),
+		may("a command until 292,000", abi.AppendCommand(nil, math.MaxInt64, 0, "c", nil), "not within 1970 to 9999"),
+		may("a command of 64 KiB and one", abi.AppendCommand(nil, 0, 0, "c", make([]byte, 64<<10+1)), "65537 bytes, at most 65536"),
+		may("a publication about nothing", abi.AppendPublish(nil, 0, "", nil), "topic of a publication"),
+		may("a publication about all", abi.AppendPublish(nil, 0, "#", nil), "topic of a publication"),
+		may("a publication of 64 KiB and one", abi.AppendPublish(nil, 0, "t", make([]byte, 64<<10+1)), "65537 bytes, at most 65536"),
+		about("refusing what isn't there", abi.AppendInputError(nil, 1, "why"), "refuses input 1 of 1"),
+		about("refusing nothing", abi.AppendText(nil, abi.KindError, abi.FlagInput, "why"), "bad frame: at byte 16"),
+		about("refusing without end", refusals(), "too many emissions"),
 		about("its own error", abi.AppendText(nil, abi.KindError, 0, "no such sensor"), "plugin: no such sensor"),
 	}
 }
 
-func lyingAlert() []byte {
-	b := abi.AppendAlert(nil, abi.FlagRaise, 0, 1, 0, "rule", "", "")
-	b[20], b[21], b[22], b[23] = 0xff, 0xff, 0xff, 0xff // text of 4 GiB
+// lying makes a length at an offset of the record 4 GiB.
+func lying(b []byte, at int) []byte {
+	copy(b[at:], "\xff\xff\xff\xff")
+	return b
+}
+
+func refusals() (b []byte) {
+	for range 65 {
+		b = abi.AppendInputError(b, 0, "why")
+	}
 	return b
 }
 

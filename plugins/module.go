@@ -20,6 +20,7 @@ type module struct {
 	hash     dunlin.ModuleHash
 	ready    chan struct{} // closed when the fields below are set
 	compiled wazero.CompiledModule
+	manifest *Manifest
 	err      error
 	used     atomic.Int64
 }
@@ -46,7 +47,7 @@ func (h *Host) module(ctx context.Context, hash dunlin.ModuleHash, wasm []byte) 
 	h.mu.modules[hash] = m
 	h.mu.Unlock()
 
-	m.compiled, m.err = h.load(ctx, hash, wasm)
+	m.err = h.load(ctx, m, wasm)
 	close(m.ready)
 	if m.err != nil { // the next one tries again
 		h.mu.Lock()
@@ -59,24 +60,29 @@ func (h *Host) module(ctx context.Context, hash dunlin.ModuleHash, wasm []byte) 
 	return m, nil
 }
 
-func (h *Host) load(ctx context.Context, hash dunlin.ModuleHash, wasm []byte) (wazero.CompiledModule, error) {
+// load fetches, checks and compiles what m is to be.
+func (h *Host) load(ctx context.Context, m *module, wasm []byte) error {
 	if wasm == nil {
 		if h.cfg.Module == nil {
-			return nil, fmt.Errorf("%w: module %s is not installed", dunlin.ErrNotFound, hash)
+			return fmt.Errorf("%w: module %s is not installed", dunlin.ErrNotFound, m.hash)
 		}
 		var err error
-		if wasm, err = h.cfg.Module(hash); err != nil {
-			return nil, fmt.Errorf("module %s: %w", hash, err)
+		if wasm, err = h.cfg.Module(m.hash); err != nil {
+			return fmt.Errorf("module %s: %w", m.hash, err)
 		}
-		if sum := dunlin.ModuleHash(sha256.Sum256(wasm)); sum != hash {
-			return nil, fmt.Errorf("%w: module %s was stored with hash %s", dunlin.ErrInvalid, hash, sum)
+		if sum := dunlin.ModuleHash(sha256.Sum256(wasm)); sum != m.hash {
+			return fmt.Errorf("%w: module %s was stored with hash %s", dunlin.ErrInvalid, m.hash, sum)
 		}
 	}
-	m, err := h.parse(wasm)
+	parsed, err := h.parse(wasm)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return h.compile(ctx, m)
+	if m.manifest, _, err = ReadManifest(wasm); err != nil {
+		return err
+	}
+	m.compiled, err = h.compile(ctx, parsed)
+	return err
 }
 
 // parse reads a module and refuses what can't be a plugin, without running any of it.
@@ -90,6 +96,9 @@ func (h *Host) parse(wasm []byte) (*fuel.Module, error) {
 		return nil, &dunlin.ModuleError{Check: "parse", Detail: err.Error()}
 	}
 	if err := checkModule(m, &h.cfg.Limits); err != nil {
+		return nil, err
+	}
+	if _, _, err := ReadManifest(wasm); err != nil {
 		return nil, err
 	}
 	return m, nil

@@ -21,6 +21,7 @@ type run struct {
 
 // batch works off all works, in as many crossings as they need.
 func (r *run) batch(works []*dunlin.Work) {
+	r.w.serve(r.st, r.pool.module.manifest)
 	works = r.withoutQuarantined(works)
 	for len(works) > 0 {
 		n := r.w.take(works, &r.h.cfg.Limits)

@@ -1,0 +1,113 @@
+package plugins
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/plugins/abi"
+)
+
+// What a plugin says seldom: commands, publications, inputs that it refuses alone.
+
+// commandTime is how long a command without a deadline may be answered.
+const commandTime = 24 * time.Hour
+
+// grants are the capabilities that a module's manifest asks for.
+type grants struct{ command, publish bool }
+
+func (d *decoder) granted(ok bool, what, capability string) bool {
+	if !ok {
+		d.fail("%s, but the plugin's manifest doesn't ask for it: add %q to its capabilities", what, capability)
+	}
+	return ok
+}
+
+func (d *decoder) command(rec []byte) error {
+	x, err := abi.ReadCommand(rec)
+	if err != nil {
+		return err
+	}
+	if !d.counted() || !d.granted(d.w.grants.command, "it commands the device", abi.CapabilityCommand) {
+		return nil
+	}
+	c := dunlin.Command{Name: d.w.intern(x.Name), Format: dunlin.ContentFormat(x.Format), Deadline: dunlin.Time(x.Deadline)}
+	switch err := dunlin.ValidateMetric(c.Name); {
+	case err != nil:
+		d.fail("a command: %v", err)
+	case bytes.IndexByte(x.Name, '/') >= 0: // it is a part of a path
+		d.fail("a command's name %q has a slash", c.Name)
+	case c.Deadline < 0 || c.Deadline > timeMax:
+		d.fail("command %s has deadline %d µs, not within 1970 to 9999", c.Name, x.Deadline)
+	case d.payload("command "+c.Name, x.Payload):
+		c.Payload = bytes.Clone(x.Payload)
+	}
+	if d.why != "" {
+		return nil
+	}
+	if c.Deadline == 0 {
+		c.Deadline = min(d.now.Add(commandTime), timeMax)
+	}
+	c.Deadline = max(c.Deadline, d.now+timerDelayMin)
+	d.w.commands = append(d.w.commands, c)
+	return nil
+}
+
+func (d *decoder) publish(rec []byte) error {
+	x, err := abi.ReadPublish(rec)
+	if err != nil {
+		return err
+	}
+	if !d.counted() || !d.granted(d.w.grants.publish, "it publishes", abi.CapabilityPublish) {
+		return nil
+	}
+	p := dunlin.Publication{Topic: d.w.intern(x.Topic), Format: dunlin.ContentFormat(x.Format)}
+	if err := dunlin.ValidateMetric(p.Topic); err != nil {
+		d.fail("the topic of a publication: %v", err)
+	} else if d.payload("publication "+p.Topic, x.Payload) {
+		p.Payload = bytes.Clone(x.Payload)
+		d.w.publish = append(d.w.publish, p)
+	}
+	return nil
+}
+
+func (d *decoder) payload(what string, b []byte) bool {
+	if len(b) > abi.PayloadBytesMax {
+		d.fail("%s has a payload of %d bytes, at most %d are allowed", what, len(b), abi.PayloadBytesMax)
+	}
+	return d.why == ""
+}
+
+func (d *decoder) refuse(rec []byte) error {
+	input, why, err := abi.ReadInputError(rec)
+	if err != nil {
+		return err
+	}
+	if !d.counted() {
+		return nil
+	}
+	if int64(input) >= int64(len(d.work.Inputs)) {
+		d.fail("it refuses input %d of %d", input, len(d.work.Inputs))
+		return nil
+	}
+	d.w.refused = append(d.w.refused, dunlin.InputError{Input: int(input),
+		Reason: fmt.Sprintf("plugin: %s", cleanText(why, d.w.limits.TextBytes))})
+	return nil
+}
+
+// seldom copies what there is.
+func seldom[T any](list []T) []T {
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.Clone(list)
+}
+
+// refusals copies inputs that were refused, in their order; of several reasons the first counts.
+func refusals(list []dunlin.InputError) []dunlin.InputError {
+	list = seldom(list)
+	slices.SortStableFunc(list, func(a, b dunlin.InputError) int { return a.Input - b.Input })
+	return slices.CompactFunc(list, func(a, b dunlin.InputError) bool { return a.Input == b.Input })
+}
