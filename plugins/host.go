@@ -55,6 +55,7 @@ type Host struct {
 	rt      wazero.Runtime
 	cache   wazero.CompilationCache // nil without CacheDir
 	metrics *metrics
+	rules   ruleSets
 	workers chan *worker // the free ones
 	refills chan *pool   // want a spare; a full queue means that the worker makes its own
 	stop    context.CancelFunc
@@ -164,6 +165,10 @@ func (h *Host) Close() error {
 // compilation.
 func (h *Host) Process(domain dunlin.DomainID, st *dunlin.Stage, stage int, now dunlin.Time, works []*dunlin.Work) error {
 	if len(works) == 0 {
+		return nil
+	}
+	if st.Rules != nil {
+		h.rules.process(st, works)
 		return nil
 	}
 	w := <-h.workers

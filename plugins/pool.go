@@ -257,6 +257,10 @@ func (h *Host) forget(p *pool) {
 // TryConfig starts the stage's plugin with its configuration and returns what it says against it, as a *dunlin.ModuleError
 // or another error that matches dunlin.ErrInvalid. That the host closes or ctx ends is nothing against the configuration.
 func (h *Host) TryConfig(ctx context.Context, st *dunlin.Stage) error {
+	if st.Rules != nil {
+		_, err := h.rules.get(st)
+		return err
+	}
 	m, err := h.module(ctx, st.Hash, nil)
 	if err != nil {
 		return err
