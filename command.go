@@ -35,6 +35,17 @@ func ValidateCommandName(name string) error {
 	return nil
 }
 
+// ValidateTopic reports whether topic can be a publication's: a metric's alphabet and length, with no empty level.
+func ValidateTopic(topic string) error {
+	if err := ValidateMetric(topic); err != nil {
+		return fmt.Errorf("topic: %w", err)
+	}
+	if strings.Contains(topic, "//") || strings.HasSuffix(topic, "/") {
+		return fmt.Errorf("%w: topic %q has an empty level", ErrInvalid, topic)
+	}
+	return nil
+}
+
 // CommandID is the id of the nth command, from 0, that an input made, which is unique at its device.
 func CommandID(seq uint64, n int) string {
 	return strconv.FormatUint(seq, 10) + "-" + strconv.Itoa(n)

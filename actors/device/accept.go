@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
@@ -11,7 +12,8 @@ import (
 var (
 	errQueue   = fmt.Errorf("%w: %d uplinks of this device wait for a commit", dunlin.ErrOverloaded, QueueMax)
 	errForeign = fmt.Errorf("%w: the gateway and the device are of different domains", dunlin.ErrForbidden)
-	errTimer   = fmt.Errorf("%w: an uplink is telemetry or raw", dunlin.ErrInvalid)
+	errKind    = fmt.Errorf("%w: an uplink is telemetry, raw or a command's answer", dunlin.ErrInvalid)
+	errAnswer  = fmt.Errorf("%w: no command of this id waits for an answer: it has one, its deadline has passed, or there never was one", dunlin.ErrNotFound)
 	errMetrics = fmt.Errorf("%w: the device would have more than %d metrics", dunlin.ErrTooLarge, dunlin.MetricsPerDeviceMax)
 )
 
@@ -47,8 +49,14 @@ func (m *Machine) Accept(u *dunlin.Uplink, r *Rules) (Verdict, dunlin.Receipt) {
 	if m.tooManyMetrics(u.Records) {
 		return Answered, dunlin.Receipt{Err: errMetrics}
 	}
+	if u.Kind == dunlin.InputResult {
+		if !m.waits(u.Timer) {
+			return Answered, dunlin.Receipt{Err: errAnswer}
+		}
+		m.rare().results++
+	}
 	m.fresh += int32(len(u.Records))
-	u.Flags &^= dunlin.FlagSkewed | dunlin.FlagForwarded
+	u.Flags &^= dunlin.FlagSkewed | dunlin.FlagForwarded | dunlin.FlagTimedOut
 	if skewed(u, r) {
 		u.Flags |= dunlin.FlagSkewed
 	}
@@ -65,8 +73,14 @@ func (m *Machine) admit(u *dunlin.Uplink, r *Rules) error {
 	if !m.Registered() && (r == nil || !r.Register) {
 		return dunlin.ErrUnknownDevice
 	}
-	if u.Kind != dunlin.InputTelemetry && u.Kind != dunlin.InputRaw {
-		return errTimer
+	switch u.Kind {
+	case dunlin.InputTelemetry, dunlin.InputRaw, dunlin.InputResult:
+	case dunlin.InputLifecycle:
+		if !u.Sender.MayAdmin() {
+			return errKind
+		}
+	default:
+		return errKind
 	}
 	if u.Sender.Kind == dunlin.PrincipalGateway {
 		domain := m.state.Domain
@@ -184,6 +198,9 @@ func (m *Machine) Fire(t dunlin.DueTimer) bool {
 	for _, armed := range m.state.Timers {
 		if armed.Name == t.Name && armed.Due == t.Due {
 			m.fired = append(m.fired, t)
+			if strings.HasPrefix(t.Name, ownTimer) {
+				m.rare().results++
+			}
 			m.phase = Gathering
 			return true
 		}
@@ -191,10 +208,18 @@ func (m *Machine) Fire(t dunlin.DueTimer) bool {
 	return false
 }
 
-// Inputs appends the turn's inputs to dst: timers first, then uplinks in the order they were taken.
+// Inputs appends the turn's inputs to dst: timers and deadlines first, then what happened to the device, then uplinks in the
+// order they were taken.
 func (m *Machine) Inputs(dst []dunlin.Input) []dunlin.Input {
 	for _, t := range m.fired {
+		if id, ok := strings.CutPrefix(t.Name, ownTimer); ok {
+			dst = append(dst, dunlin.Input{Kind: dunlin.InputResult, Flags: dunlin.FlagTimedOut, Received: t.Due, Timer: id})
+			continue
+		}
 		dst = append(dst, dunlin.Input{Kind: dunlin.InputTimer, Received: t.Due, Timer: t.Name})
+	}
+	if m.extra != nil {
+		dst = append(dst, m.extra.occurred...)
 	}
 	for u := m.turn.head; u != nil; u = u.Next {
 		dst = append(dst, u.Input)

@@ -41,7 +41,7 @@ func (m *Machine) Abort(r dunlin.Receipt) Answers {
 }
 
 func (m *Machine) end() {
-	m.turn, m.repeats, m.fired, m.fresh, m.phase, m.joining = chain{}, chain{}, nil, 0, Idle, ""
+	m.turn, m.repeats, m.fired, m.extra, m.fresh, m.phase, m.joining = chain{}, chain{}, nil, nil, 0, Idle, ""
 }
 
 // Apply makes the committed change the device's state, exactly as DeviceState.Merge(DeltaOf(c)) does, but without the
@@ -54,7 +54,7 @@ func (m *Machine) Apply(c *dunlin.Change) Answers {
 			s.DeviceKey, s.Version, c.Version, len(c.Inputs)))
 	}
 	a := Answers{turn: m.turn, repeats: m.repeats, state: s}
-	a.receipt = dunlin.Receipt{Seq: s.Version + uint64(len(m.fired)) + 1, Created: c.Created}
+	a.receipt = dunlin.Receipt{Seq: s.Version + uint64(len(m.fired)+m.happened()) + 1, Created: c.Created}
 	if c.Domain != "" {
 		s.Domain = c.Domain
 	}
@@ -68,7 +68,7 @@ func (m *Machine) Apply(c *dunlin.Change) Answers {
 	for i := range c.Stages {
 		st := &c.Stages[i]
 		if st.StateSet {
-			m.setPlugin(st.Stage, st.State)
+			m.setPlugin(st)
 		}
 		for j := range st.Records {
 			m.report(&st.Records[j], latest)
@@ -79,6 +79,9 @@ func (m *Machine) Apply(c *dunlin.Change) Answers {
 	}
 	for i := range c.Timers {
 		m.setTimer(c.Timers[i])
+	}
+	for i := range c.Commands {
+		m.addCommand(&c.Commands[i])
 	}
 	m.trimSeen()
 	m.end()
@@ -101,7 +104,7 @@ func (m *Machine) makeRoom(c *dunlin.Change) {
 	}
 	ids := 0
 	for i := range c.Inputs {
-		if c.Inputs[i].MessageID != 0 && c.Inputs[i].Kind != dunlin.InputTimer {
+		if c.Inputs[i].MessageID != 0 && c.Inputs[i].Outside() {
 			ids++
 		}
 	}
@@ -116,6 +119,12 @@ func (m *Machine) input(c *dunlin.Change, i int) {
 		if indexTimer(c.Timers, in.Timer) < 0 {
 			m.setTimer(dunlin.TimerSet{Name: in.Timer})
 		}
+		return
+	}
+	if in.Kind == dunlin.InputResult {
+		m.dropCommand(in.Timer)
+	}
+	if !in.Outside() {
 		return
 	}
 	s.SeenAt = max(s.SeenAt, in.Received)
@@ -152,15 +161,12 @@ func (m *Machine) report(r *dunlin.Record, receipt dunlin.Time) {
 	last.Str, last.Time = strings.Clone(r.Str), at
 }
 
-func (m *Machine) setPlugin(stage uint8, state []byte) {
-	s := &m.state
-	for i := range s.Plugins {
-		if p := &s.Plugins[i]; p.Stage == stage {
-			p.State = append(p.State[:0], state...)
-			return
-		}
+func (m *Machine) setPlugin(st *dunlin.StageResult) {
+	if p := m.plugin(st.Stage); p != nil {
+		p.State, p.Made = append(p.State[:0], st.State...), st.Made
+		return
 	}
-	s.Plugins = append(s.Plugins, dunlin.StageState{Stage: stage, State: append([]byte(nil), state...)})
+	m.state.Plugins = append(m.state.Plugins, dunlin.StageState{Stage: st.Stage, State: append([]byte(nil), st.State...), Made: st.Made})
 }
 
 func (m *Machine) setTimer(t dunlin.TimerSet) {

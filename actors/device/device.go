@@ -13,6 +13,7 @@
 //   - The state changes in Apply only, by a change that a majority holds, and equals the store's fold of the same changes.
 //   - At most one change of a device is on its way, so its sequence numbers have neither holes nor doubles.
 //   - Every uplink that Accept takes comes out exactly once: in the Answers of Apply or Abort, or from Release.
+//   - A command waits until one input of kind InputResult names it: the device's answer, or its deadline.
 //   - No state outgrows dunlin's bounds. What a sender does too much is refused (ErrTooLarge); what a plugin does too much
 //     fails that plugin's stage, whose inputs then become dead letters with the reason.
 //
@@ -77,8 +78,9 @@ type Machine struct {
 	repeats chain           // uplinks that repeat one of the turn
 	queue   chain           // uplinks that came while committing
 	fired   []dunlin.DueTimer
-	fresh   int32 // at most so many metrics are new with this turn
-	active  int32 // alerts that are active after the change that is on its way
+	extra   *extra // of the turn; nil: nothing of what is rare
+	fresh   int32  // at most so many metrics are new with this turn
+	active  int32  // alerts that are active after the change that is on its way
 	queued  int32
 	phase   Phase
 	held    bool // committing on somebody else's behalf: see Hold
@@ -149,9 +151,24 @@ func (m *Machine) State() *dunlin.DeviceState { return &m.state }
 
 // PluginState returns the committed state of the pipeline's i-th plugin: read only, until the next Apply.
 func (m *Machine) PluginState(i uint8) []byte {
+	if p := m.plugin(i); p != nil {
+		return p.State
+	}
+	return nil
+}
+
+// PluginMade returns what made the committed state of the pipeline's i-th plugin.
+func (m *Machine) PluginMade(i uint8) dunlin.Made {
+	if p := m.plugin(i); p != nil {
+		return p.Made
+	}
+	return dunlin.Made{}
+}
+
+func (m *Machine) plugin(i uint8) *dunlin.StageState {
 	for j := range m.state.Plugins {
 		if m.state.Plugins[j].Stage == i {
-			return m.state.Plugins[j].State
+			return &m.state.Plugins[j]
 		}
 	}
 	return nil
@@ -189,9 +206,9 @@ func (m *Machine) Release() (first *dunlin.Uplink, n int) {
 // Bytes estimates the memory that the machine keeps. Names of metrics and units are interned and not counted.
 func (m *Machine) Bytes() int {
 	s := &m.state
-	const machine, record, stage, alert, timer, seen = 400, 72, 32, 200, 32, 24
+	const machine, record, stage, alert, timer, seen, command = 432, 72, 40, 200, 32, 24, 88
 	n := machine + len(s.Device) + record*cap(s.Reported) + stage*cap(s.Plugins) + alert*cap(s.Alerts) +
-		timer*cap(s.Timers) + seen*cap(s.Seen)
+		timer*cap(s.Timers) + seen*cap(s.Seen) + command*cap(s.Commands)
 	for i := range s.Reported {
 		n += len(s.Reported[i].Str)
 	}
@@ -200,6 +217,9 @@ func (m *Machine) Bytes() int {
 	}
 	for i := range s.Alerts {
 		n += len(s.Alerts[i].Text) + len(s.Alerts[i].Rule) + len(s.Alerts[i].Key)
+	}
+	for i := range s.Commands {
+		n += 3*len(s.Commands[i].ID) + len(s.Commands[i].Name) + cap(s.Commands[i].Payload) // the id names its timer, too
 	}
 	return n
 }

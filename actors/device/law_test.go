@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -15,10 +16,11 @@ import (
 //   - Apply equals the store's fold of the same change (DeltaOf, Merge), field by field and in the same order;
 //   - sequence numbers have neither holes nor doubles, and every uplink is answered exactly once, with its own;
 //   - the state keeps within its bounds;
-//   - a condition is raised only when it is not active, and cleared only when it is.
+//   - a condition is raised only when it is not active, and cleared and updated only when it is;
+//   - each command has exactly one result, and while it waits its deadline is armed, and nothing else is of a plugin's name.
 func TestLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := life{t: t, open: map[*dunlin.Uplink]bool{}, now: 1e12}
+		l := life{t: t, open: map[*dunlin.Uplink]bool{}, cmds: map[string]bool{}, now: 1e12}
 		l.key = dunlin.DeviceKey{Tenant: "t", Device: "d"}
 		l.m = Make(dunlin.DeviceState{DeviceKey: l.key})
 		l.model = dunlin.DeviceState{DeviceKey: l.key}
@@ -43,6 +45,8 @@ type life struct {
 	model dunlin.DeviceState
 	now   dunlin.Time
 	seq   uint64
+	made  uint32
+	cmds  map[string]bool // by id; true: waits
 	open  map[*dunlin.Uplink]bool
 }
 
@@ -51,6 +55,9 @@ func (l *life) uplink() *dunlin.Uplink {
 	u.Kind, u.Received = dunlin.InputTelemetry, l.now
 	u.Flags = dunlin.FlagMayRepeat
 	u.MessageID = rapid.Uint64Range(0, 60).Draw(l.t, "id")
+	if cs := l.model.Commands; len(cs) > 0 && rapid.IntRange(0, 2).Draw(l.t, "answer?") == 0 {
+		u.Kind, u.Timer = dunlin.InputResult, cs[rapid.IntRange(0, len(cs)-1).Draw(l.t, "of")].ID
+	}
 	for range rapid.IntRange(0, 3).Draw(l.t, "records") {
 		u.Records = append(u.Records, l.record())
 	}
@@ -81,8 +88,20 @@ func (l *life) outcome(inputs int) *dunlin.Outcome {
 	}
 	for range rapid.IntRange(0, 4).Draw(l.t, "signals") {
 		out.Signals = append(out.Signals, dunlin.AlertSignal{Input: rapid.IntRange(-1, inputs).Draw(l.t, "input"),
-			Raise: rapid.Bool().Draw(l.t, "raise"), Rule: fmt.Sprint("r", rapid.IntRange(0, 70).Draw(l.t, "rule")%rapid.SampledFrom([]int{2, 71}).Draw(l.t, "rules")),
+			Raise: rapid.Bool().Draw(l.t, "raise"), Text: rapid.SampledFrom([]string{"", "a", "b"}).Draw(l.t, "says"), Rule: fmt.Sprint("r", rapid.IntRange(0, 70).Draw(l.t, "rule")%rapid.SampledFrom([]int{2, 71}).Draw(l.t, "rules")),
 			Severity: dunlin.Severity(rapid.IntRange(1, 4).Draw(l.t, "severity"))})
+		s := &out.Signals[len(out.Signals)-1]
+		s.Update = !s.Raise && rapid.Bool().Draw(l.t, "update")
+	}
+	for range rapid.SampledFrom([]int{0, 0, 0, 1, 2, 20}).Draw(l.t, "commands") {
+		out.Commands = append(out.Commands, dunlin.Command{Name: "x", Payload: []byte("p"),
+			Deadline: l.now + dunlin.Time(rapid.Int64Range(-1e6, 5e8).Draw(l.t, "deadline"))})
+	}
+	for range rapid.IntRange(0, 1).Draw(l.t, "publications") {
+		out.Publish = append(out.Publish, dunlin.Publication{Topic: "x/y"})
+	}
+	for range rapid.SampledFrom([]int{0, 0, 0, 2}).Draw(l.t, "refusals") {
+		out.Refused = append(out.Refused, dunlin.InputError{Input: rapid.IntRange(-1, inputs).Draw(l.t, "refused"), Reason: "no"})
 	}
 	for range rapid.IntRange(0, 3).Draw(l.t, "timers") {
 		due := dunlin.Time(0)
@@ -100,6 +119,10 @@ func (l *life) accept(u *dunlin.Uplink, taken *[]*dunlin.Uplink) {
 	case Taken:
 		*taken = append(*taken, u)
 	case Answered:
+		if u.Kind == dunlin.InputResult && errors.Is(r.Err, dunlin.ErrNotFound) {
+			delete(l.open, u)
+			return
+		}
 		if !r.Duplicate || r.Seq == 0 || r.Seq > l.seq {
 			l.t.Fatalf("answered with %+v at seq %d", r, l.seq)
 		}
@@ -116,6 +139,10 @@ func (l *life) turn() {
 			fired++
 		}
 	}
+	for range rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(l.t, "occurs") {
+		l.m.Occur(dunlin.Input{Kind: dunlin.InputLifecycle, Received: l.now})
+		fired++
+	}
 	waiting, _ := l.m.Release()
 	for waiting != nil {
 		next := waiting.Next
@@ -130,14 +157,18 @@ func (l *life) turn() {
 	}
 	c := dunlin.Change{Alerts: make([]dunlin.Alert, 3), Timers: make([]dunlin.TimerSet, 1)} // leftovers of a turn before
 	l.m.Propose(&c, l.m.Inputs(nil))
-	active := map[string]dunlin.Severity{}
+	active := map[string]dunlin.Alert{}
 	for _, a := range l.model.Alerts {
-		active[a.Rule] = a.Severity
+		active[a.Rule] = a
+	}
+	if rapid.IntRange(0, 5).Draw(l.t, "switch?") == 0 {
+		l.made++
 	}
 	for i := range rapid.IntRange(0, 3).Draw(l.t, "stages") {
-		l.m.Stage(&c, uint8(i), dunlin.ModuleHash{}, l.outcome(len(c.Inputs)), l.now)
+		l.m.StageOf(&c, &Origin{Stage: uint8(i), Now: l.now, Made: dunlin.Made{Module: l.made}, Effects: true}, l.outcome(len(c.Inputs)))
 	}
 	l.checkAlerts(&c, active)
+	l.checkStages(&c)
 	for range rapid.IntRange(0, 2).Draw(l.t, "meanwhile") {
 		l.accept(l.uplink(), &taken)
 	}
@@ -149,25 +180,74 @@ func (l *life) turn() {
 	l.model.Merge(&delta, true)
 	answers := l.m.Apply(&c)
 	l.same()
+	l.checkCommands(&c)
 	l.seq += uint64(len(c.Inputs))
 	l.answers(answers, taken, c.Seq(fired))
 }
 
-func (l *life) checkAlerts(c *dunlin.Change, active map[string]dunlin.Severity) {
+func (l *life) checkAlerts(c *dunlin.Change, active map[string]dunlin.Alert) {
 	for i := range c.Alerts {
 		a := &c.Alerts[i]
 		was, on := active[a.Rule]
 		switch {
-		case a.State == dunlin.AlertCleared && !on, a.State == dunlin.AlertRaised && on && a.Severity <= was:
-			l.t.Fatalf("transition %+v of an alert that was active: %v, %s", a, on, was)
+		case a.State == dunlin.AlertCleared && !on, on && (a.RaisedSeq != was.RaisedSeq || a.RaisedAt != was.RaisedAt),
+			!on && a.RaisedSeq != a.Seq, on && a.State != dunlin.AlertCleared && a.Severity == was.Severity && a.Text == was.Text:
+			l.t.Fatalf("transition %+v of an alert that was active: %v, %+v", a, on, was)
 		case a.State == dunlin.AlertCleared:
 			delete(active, a.Rule)
 		default:
-			active[a.Rule] = a.Severity
+			active[a.Rule] = *a
 		}
 	}
 	if len(active) > dunlin.AlertsPerDeviceMax {
 		l.t.Fatalf("%d active alerts", len(active))
+	}
+}
+
+// checkStages looks at what a change says of its plugins.
+func (l *life) checkStages(c *dunlin.Change) {
+	for i := range c.Stages {
+		st := &c.Stages[i]
+		if st.StateSet != (st.Made != dunlin.Made{}) && l.made != 0 || st.Failure != "" && (len(st.Refused) > 0 || st.StateSet) {
+			l.t.Fatalf("stage %+v", st)
+		}
+		for k, r := range st.Refused {
+			if r.Input < 0 || r.Input >= len(c.Inputs) || k > 0 && r.Input == st.Refused[0].Input {
+				l.t.Fatalf("%d inputs, refused %+v", len(c.Inputs), st.Refused)
+			}
+		}
+	}
+}
+
+// checkCommands follows the commands of a committed change.
+func (l *life) checkCommands(c *dunlin.Change) {
+	for i := range c.Inputs {
+		if in := &c.Inputs[i]; in.Kind == dunlin.InputResult {
+			if !l.cmds[in.Timer] {
+				l.t.Fatalf("result of command %s, which does not wait", in.Timer)
+			}
+			l.cmds[in.Timer] = false
+		}
+	}
+	for _, cmd := range c.Commands {
+		if _, known := l.cmds[cmd.ID]; known || cmd.Deadline <= l.now {
+			l.t.Fatalf("command %+v at %d", cmd, l.now)
+		}
+		l.cmds[cmd.ID] = true
+	}
+	s, own := l.m.State(), 0
+	for _, t := range s.Timers {
+		if strings.HasPrefix(t.Name, ownTimer) {
+			own++
+		}
+	}
+	for _, cmd := range s.Commands {
+		if !l.cmds[cmd.ID] || l.m.armed(ownTimer+cmd.ID) != cmd.Deadline {
+			l.t.Fatalf("command %+v waits: %v, deadline armed for %d", cmd, l.cmds[cmd.ID], l.m.armed(ownTimer+cmd.ID))
+		}
+	}
+	if own != len(s.Commands) || own > dunlin.CommandsPerDeviceMax || len(s.Timers)-own > dunlin.TimersPerDeviceMax {
+		l.t.Fatalf("%d commands, %d deadlines, %d timers", len(s.Commands), own, len(s.Timers))
 	}
 }
 
@@ -196,15 +276,15 @@ func (l *life) same() {
 	if a != b {
 		l.t.Fatalf("Apply and Merge differ:\n%s\n%s", a, b)
 	}
-	if len(l.model.Timers) > dunlin.TimersPerDeviceMax || cap(l.m.State().Seen) > 2*dunlin.SeenMax {
-		l.t.Fatalf("%d timers, room for %d messages", len(l.model.Timers), cap(l.m.State().Seen))
+	if cap(l.m.State().Seen) > 2*dunlin.SeenMax {
+		l.t.Fatalf("room for %d messages", cap(l.m.State().Seen))
 	}
 }
 
 // fields renders a state; as a whole it would print as its key, whose String it has.
 func fields(s *dunlin.DeviceState) string {
-	return fmt.Sprintf("%s %q %d %d %+v %q %+v %+v %+v", s.DeviceKey, s.Domain, s.Version, s.SeenAt, s.Reported, s.Plugins,
-		s.Alerts, s.Timers, s.Seen)
+	return fmt.Sprintf("%s %q %d %d %+v %v %+v %+v %+v %+v", s.DeviceKey, s.Domain, s.Version, s.SeenAt, s.Reported, s.Plugins,
+		s.Alerts, s.Timers, s.Seen, s.Commands)
 }
 
 // clone copies what DeltaOf and Merge would take over.

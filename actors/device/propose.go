@@ -2,7 +2,9 @@ package device
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/dunlin-iot/dunlin"
 )
@@ -23,19 +25,43 @@ func (m *Machine) Propose(c *dunlin.Change, inputs []dunlin.Input) {
 	}
 	m.active = int32(len(m.state.Alerts))
 	m.phase = Committing
+	if m.extra != nil && m.extra.results > 0 {
+		m.settle(c)
+	}
 }
 
-// Stage adds to the change what the pipeline's next plugin made of the turn, and reports whether the plugin succeeded.
+// Origin says what made an outcome.
+type Origin struct {
+	Stage uint8             // its place in the pipeline
+	Hash  dunlin.ModuleHash // of the module, or the rules
+	Made  dunlin.Made       // what the states that it makes are marked with
+	Now   dunlin.Time       // of the turn
+	// Effects: every node that is to read the change's entry knows commands, publications, refusals and marks (its version is
+	// entry.VersionEffects or later).
+	Effects bool
+}
+
+// errEffects fails a stage that wants what the entry can't say. Its inputs are dead letters, which can be replayed.
+const errEffects = "commands, publications and refusals of single inputs have to wait until every node of the cluster has been upgraded"
+
+// Stage is StageOf for an entry that all builds read: the outcome has no effects but the oldest ones.
+func (m *Machine) Stage(c *dunlin.Change, stage uint8, hash dunlin.ModuleHash, out *dunlin.Outcome, now dunlin.Time) bool {
+	return m.StageOf(c, &Origin{Stage: stage, Hash: hash, Now: now}, out)
+}
+
+// StageOf adds to the change what the pipeline's next plugin made of the turn, and reports whether the plugin succeeded.
 //
 // Signals become transitions of alerts. "Raise" of a condition that isn't active raises it; of one that is, it is nothing,
 // so that a plugin may say it at every reading and the alert is still raised once – unless the severity is higher than
 // before: then the alert is raised to it, under the same identity, and needs to be acknowledged again. (A lower severity
-// takes a clear first.) "Clear" of a condition that is not active is nothing.
+// takes a clear or an update.) "Update" changes text, value and severity of an active condition, as far as it names them, and
+// leaves its state alone, unless the severity rises: that is a raise. "Clear" and "update" of a condition that is not active
+// are nothing.
 //
 // An outcome that breaks a bound of the device is a failure of the plugin as a whole: no half of it is kept.
-func (m *Machine) Stage(c *dunlin.Change, stage uint8, hash dunlin.ModuleHash, out *dunlin.Outcome, now dunlin.Time) bool {
-	res := dunlin.StageResult{Stage: stage, Hash: hash, Failure: out.Failure}
-	alerts, timers, active := len(c.Alerts), c.Timers, m.active
+func (m *Machine) StageOf(c *dunlin.Change, from *Origin, out *dunlin.Outcome) bool {
+	res := dunlin.StageResult{Stage: from.Stage, Hash: from.Hash, Failure: out.Failure}
+	alerts, timers, active, commands, publish := len(c.Alerts), c.Timers, m.active, len(c.Commands), len(c.Publish)
 	if res.Failure == "" {
 		res.Failure = m.checkRecords(c, out)
 	}
@@ -43,22 +69,39 @@ func (m *Machine) Stage(c *dunlin.Change, stage uint8, hash dunlin.ModuleHash, o
 		res.Failure = m.signals(c, out.Signals)
 	}
 	if res.Failure == "" && len(out.Timers) > 0 {
-		if stage > 0 { // timers of an earlier stage may be replaced, and must be there again if this stage fails
+		if len(timers) > 0 { // timers of an earlier stage may be replaced, and must be there again if this stage fails
 			timers = append([]dunlin.TimerSet(nil), timers...)
 		}
-		res.Failure = m.timers(c, out.Timers, now)
+		res.Failure = m.timers(c, out.Timers, from.Now)
+	}
+	if res.Failure == "" && len(out.Commands)+len(out.Publish)+len(out.Refused) > 0 {
+		res.Refused, res.Failure = m.effects(c, from, out)
 	}
 	if res.Failure != "" {
 		c.Alerts, c.Timers, m.active = c.Alerts[:alerts], timers, active
+		c.Commands, c.Publish, res.Refused = c.Commands[:commands], c.Publish[:publish], nil
 		c.Stages = append(c.Stages, res)
 		return false
 	}
-	if out.State != nil && !bytes.Equal(out.State, m.PluginState(stage)) {
-		res.State, res.StateSet = out.State, true
-	}
+	m.keepState(&res, from, out)
 	res.Records = out.Records
 	c.Stages = append(c.Stages, res)
 	return true
+}
+
+// keepState says what the plugin's state is after the turn, if that is another one. A state that was made by another module
+// or configuration is written again even if it stays the same: by who took it over, so that this is not asked of it again.
+func (m *Machine) keepState(res *dunlin.StageResult, from *Origin, out *dunlin.Outcome) {
+	is := m.PluginState(from.Stage)
+	switch {
+	case out.State != nil && !bytes.Equal(out.State, is):
+		res.State, res.StateSet = out.State, true
+	case from.Effects && len(is) > 0 && from.Made != (dunlin.Made{}) && m.PluginMade(from.Stage) != from.Made:
+		res.State, res.StateSet = bytes.Clone(is), true
+	}
+	if res.StateSet && from.Effects {
+		res.Made = from.Made
+	}
 }
 
 // checkRecords says what is wrong with the derived readings, or nothing.
@@ -114,11 +157,12 @@ func (m *Machine) alert(c *dunlin.Change, rule, key string) *dunlin.Alert {
 func (m *Machine) signals(c *dunlin.Change, signals []dunlin.AlertSignal) string {
 	for i := range signals {
 		s := &signals[i]
-		if s.Rule == "" || s.Raise && (s.Severity < dunlin.Info || s.Severity > dunlin.Critical) {
+		graded := s.Raise || s.Update && s.Severity != 0
+		if s.Rule == "" || s.Raise && s.Update || graded && (s.Severity < dunlin.Info || s.Severity > dunlin.Critical) {
 			return fmt.Sprintf("alert signal with rule %q and %s", s.Rule, s.Severity)
 		}
 		was := m.alert(c, s.Rule, s.Key)
-		if s.Raise && was != nil && s.Severity <= was.Severity || !s.Raise && was == nil {
+		if s.Raise && was != nil && s.Severity <= was.Severity || !s.Raise && was == nil || s.Update && unchanged(s, was) {
 			continue
 		}
 		input := min(max(s.Input, 0), len(c.Inputs)-1)
@@ -132,17 +176,19 @@ func (m *Machine) signals(c *dunlin.Change, signals []dunlin.AlertSignal) string
 				RaisedAt: at, RaisedSeq: seq}
 		}
 		a.At, a.Seq = at, seq
-		if s.Raise {
+		switch {
+		case s.Raise:
 			a.State, a.Severity, a.Text, a.Value = dunlin.AlertRaised, s.Severity, s.Text, s.Value
-		} else {
+		case s.Update:
+			if s.Severity > a.Severity {
+				a.State = dunlin.AlertRaised
+			}
+			a.Severity = cmp.Or(s.Severity, a.Severity)
+			amend(&a, s)
+		default:
 			m.active--
 			a.State, a.ClearedAt = dunlin.AlertCleared, at
-			if s.Text != "" {
-				a.Text = s.Text
-			}
-			if s.Value != nil {
-				a.Value = s.Value
-			}
+			amend(&a, s)
 		}
 		if m.active > dunlin.AlertsPerDeviceMax {
 			return fmt.Sprintf("the device would have more than %d active alerts", dunlin.AlertsPerDeviceMax)
@@ -152,11 +198,25 @@ func (m *Machine) signals(c *dunlin.Change, signals []dunlin.AlertSignal) string
 	return ""
 }
 
+// amend gives an alert the text and the value that the signal has.
+func amend(a *dunlin.Alert, s *dunlin.AlertSignal) {
+	a.Text = cmp.Or(s.Text, a.Text)
+	if s.Value != nil {
+		a.Value = s.Value
+	}
+}
+
+// unchanged reports that an update says nothing new.
+func unchanged(s *dunlin.AlertSignal, was *dunlin.Alert) bool {
+	return (s.Severity == 0 || s.Severity == was.Severity) && (s.Text == "" || s.Text == was.Text) &&
+		(s.Value == nil || was.Value != nil && *s.Value == *was.Value)
+}
+
 // timers adds the settings to the change, one for each name, and says what is wrong with them, or nothing.
 func (m *Machine) timers(c *dunlin.Change, sets []dunlin.TimerSet, now dunlin.Time) string {
 	for _, t := range sets {
-		if t.Name == "" {
-			return "a timer without a name"
+		if t.Name == "" || strings.HasPrefix(t.Name, ownTimer) {
+			return fmt.Sprintf("a timer with the name %q", t.Name)
 		}
 		t.Was = m.armed(t.Name)
 		firing := m.firing(t.Name)
@@ -169,9 +229,22 @@ func (m *Machine) timers(c *dunlin.Change, sets []dunlin.TimerSet, now dunlin.Ti
 			c.Timers = append(c.Timers, t)
 		}
 	}
-	armed := len(m.state.Timers)
+	if m.armedAfter(c) > dunlin.TimersPerDeviceMax {
+		return fmt.Sprintf("the device would have more than %d armed timers", dunlin.TimersPerDeviceMax)
+	}
+	return ""
+}
+
+// armedAfter counts the plugins' timers that are armed after the change.
+func (m *Machine) armedAfter(c *dunlin.Change) (armed int) {
+	for i := range m.state.Timers {
+		if !strings.HasPrefix(m.state.Timers[i].Name, ownTimer) {
+			armed++
+		}
+	}
 	for i := range c.Timers {
 		switch t := &c.Timers[i]; {
+		case strings.HasPrefix(t.Name, ownTimer):
 		case t.Was == 0 && t.Due != 0:
 			armed++
 		case t.Was != 0 && t.Due == 0:
@@ -183,10 +256,7 @@ func (m *Machine) timers(c *dunlin.Change, sets []dunlin.TimerSet, now dunlin.Ti
 			armed--
 		}
 	}
-	if armed > dunlin.TimersPerDeviceMax {
-		return fmt.Sprintf("the device would have more than %d armed timers", dunlin.TimersPerDeviceMax)
-	}
-	return ""
+	return armed
 }
 
 func indexTimer(ts []dunlin.TimerSet, name string) int {

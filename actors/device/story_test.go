@@ -17,10 +17,13 @@ import (
 //
 //	device id=d1 [domain=d]                            a machine as activation makes it
 //	rules [register] [skew=N] [payload=N] [domain=d]   what later uplinks are accepted under; "rules none" for no domain
-//	accept NAME at=N [msg=N] [repeat] [exchange] [v=metric:value@time …] [raw=N] [gateway=domain] [from=id]
+//	accept NAME at=N [msg=N] [repeat] [exchange] [v=metric:value@time …] [raw=N] [gateway=domain] [result=ID[:payload]] [lifecycle=operator]
+//	occur at=N                                         a life cycle event of nobody's
 //	fire NAME due=N
 //	propose now=N                                      Inputs and Propose
-//	stage N now=N [state=s] [raise=rule[/key]:severity@input] [clear=rule[/key]@input] [timer=name:due] [record=m:v@t] [fail=why]
+//	stage N now=N [state=s] [raise=rule[/key]:severity@input] [update=rule[/key]:severity@input] [clear=rule[/key]@input]
+//	        [text=t] [timer=name:due] [record=m:v@t] [command=name:deadline] [commands=N] [publish=topic:payload] [refuse=input:why]
+//	        [made=N] [old] [fail=why]                  text is the last signal's; old: the entry can't say effects
 //	apply · abort · release · show
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata/stories", func(t *testing.T, path string) {
@@ -83,11 +86,16 @@ func (s *story) run(t *testing.T, d *datadriven.TestData, f []string) {
 		s.accept(f[1], args)
 	case "fire":
 		s.printf("%s: fires %v", f[1], s.m.Fire(dunlin.DueTimer{DeviceKey: s.m.Key(), Name: f[1], Due: secs(get("due"))}))
+	case "occur":
+		s.printf("occurs %v", s.m.Occur(dunlin.Input{Kind: dunlin.InputLifecycle, Received: secs(get("at"))}))
 	case "propose":
 		s.m.Propose(&s.change, s.m.Inputs(nil))
 		s.printf("version %d of %s in %s, created %v", s.change.Version, s.change.DeviceKey, s.change.Domain, s.change.Created)
 		for i, in := range s.change.Inputs {
 			s.printf("  seq %d kind %d %s%s", s.change.Seq(i), in.Kind, in.Timer, flags(in.Flags))
+		}
+		for _, t := range s.change.Timers {
+			s.printf("  timer %s due %v was %v", t.Name, seconds(t.Due), seconds(t.Was))
 		}
 	case "stage":
 		s.stage(f[1], f[2:])
@@ -114,6 +122,9 @@ func (s *story) run(t *testing.T, d *datadriven.TestData, f []string) {
 func flags(f dunlin.InputFlags) string {
 	if f&dunlin.FlagSkewed != 0 {
 		return "skewed"
+	}
+	if f&dunlin.FlagTimedOut != 0 {
+		return " timed out"
 	}
 	return ""
 }
@@ -160,6 +171,14 @@ func (s *story) accept(name string, args map[string][]string) {
 			u.Kind, u.Payload = dunlin.InputRaw, make([]byte, n)
 		case "gateway":
 			u.Sender = dunlin.Principal{Kind: dunlin.PrincipalGateway, Tenant: "t", ID: "gw", Domain: dunlin.DomainID(vs[0])}
+		case "result":
+			id, payload, _ := strings.Cut(vs[0], ":")
+			u.Kind, u.Timer, u.Payload = dunlin.InputResult, id, []byte(payload)
+		case "lifecycle":
+			u.Kind = dunlin.InputLifecycle
+			if vs[0] == "operator" {
+				u.Sender = dunlin.Principal{Kind: dunlin.PrincipalOperator, Tenant: "t"}
+			}
 		case "kind":
 			u.Kind = dunlin.InputTimer
 		}
@@ -216,18 +235,46 @@ func signal(v string, raise bool) dunlin.AlertSignal {
 func (s *story) stage(n string, args []string) {
 	stage, _ := strconv.Atoi(n)
 	var out dunlin.Outcome
-	var now dunlin.Time
+	from := Origin{Stage: uint8(stage), Hash: dunlin.ModuleHash{byte(stage)}, Effects: true}
 	for _, arg := range args {
 		k, v, _ := strings.Cut(arg, "=")
 		switch k {
 		case "now":
-			now = secs(v)
+			from.Now = secs(v)
 		case "state":
 			out.State = []byte(v)
 		case "raise":
 			out.Signals = append(out.Signals, signal(v, true))
 		case "clear":
 			out.Signals = append(out.Signals, signal(v, false))
+		case "update":
+			sig := signal(v, true)
+			if sig.Raise, sig.Update = false, true; strings.Contains(v, ":@") {
+				sig.Severity = 0
+			}
+			out.Signals = append(out.Signals, sig)
+		case "text":
+			out.Signals[len(out.Signals)-1].Text = v
+		case "command":
+			name, deadline, _ := strings.Cut(v, ":")
+			out.Commands = append(out.Commands, dunlin.Command{Name: name, Payload: []byte("now"), Deadline: secs(deadline)})
+		case "commands":
+			n, _ := strconv.Atoi(v)
+			for range n {
+				out.Commands = append(out.Commands, dunlin.Command{Name: "again"})
+			}
+		case "publish":
+			topic, payload, _ := strings.Cut(v, ":")
+			out.Publish = append(out.Publish, dunlin.Publication{Topic: topic, Payload: []byte(payload)})
+		case "refuse":
+			n, why, _ := strings.Cut(v, ":")
+			input, _ := strconv.Atoi(n)
+			out.Refused = append(out.Refused, dunlin.InputError{Input: input, Reason: why})
+		case "made":
+			n, _ := strconv.Atoi(v)
+			from.Made = dunlin.Made{Module: uint32(n)}
+		case "old":
+			from.Effects = false
 		case "raises":
 			for i := range 65 {
 				out.Signals = append(out.Signals, signal(fmt.Sprintf("%s/%d:info@0", v, i), true))
@@ -242,16 +289,32 @@ func (s *story) stage(n string, args []string) {
 		}
 	}
 	was := len(s.change.Alerts)
-	ok := s.m.Stage(&s.change, uint8(stage), dunlin.ModuleHash{byte(stage)}, &out, now)
+	ok := s.m.StageOf(&s.change, &from, &out)
 	if !ok {
 		s.printf("stage %d failed: %s", stage, s.change.Stages[len(s.change.Stages)-1].Failure)
 	}
 	for _, a := range s.change.Alerts[was:] {
-		s.printf("  alert %s %s %s", a.ID(), a.Severity, a.State)
+		s.printf("  alert %s %s %s%s", a.ID(), a.Severity, a.State, says(a.Text))
+	}
+	for _, c := range s.change.Commands {
+		s.printf("  command %s %s deadline %v", c.ID, c.Name, seconds(c.Deadline))
+	}
+	for _, p := range s.change.Publish {
+		s.printf("  publish %s %s", p.Topic, p.Payload)
+	}
+	if res := &s.change.Stages[len(s.change.Stages)-1]; res.Made != (dunlin.Made{}) || len(res.Refused) > 0 {
+		s.printf("  state %q made by %d, refused %v", res.State, res.Made.Module, res.Refused)
 	}
 	for _, t := range s.change.Timers {
 		s.printf("  timer %s due %v was %v", t.Name, seconds(t.Due), seconds(t.Was))
 	}
+}
+
+func says(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + text
 }
 
 func seconds(t dunlin.Time) float64 { return float64(t) / 1e6 }
@@ -267,10 +330,13 @@ func (s *story) show() {
 		s.printf("  %s = %v at %v", r.Metric, r.Value(), seconds(r.Time))
 	}
 	for _, p := range st.Plugins {
-		s.printf("  plugin %d state %q", p.Stage, p.State)
+		s.printf("  plugin %d state %q%s", p.Stage, p.State, made(p.Made))
 	}
 	for _, a := range st.Alerts {
-		s.printf("  active %s %s", a.ID(), a.Severity)
+		s.printf("  active %s %s%s", a.ID(), a.Severity, says(a.Text))
+	}
+	for _, c := range st.Commands {
+		s.printf("  command %s %s waits until %v", c.ID, c.Name, seconds(c.Deadline))
 	}
 	for _, t := range st.Timers {
 		s.printf("  timer %s due %v", t.Name, seconds(t.Due))
@@ -280,10 +346,17 @@ func (s *story) show() {
 	}
 }
 
+func made(m dunlin.Made) string {
+	if m == (dunlin.Made{}) {
+		return ""
+	}
+	return fmt.Sprint(" made by ", m.Module)
+}
+
 // TestReceiptsMatch shows that the answers made once match the errors that gateways branch on.
 func TestReceiptsMatch(t *testing.T) {
 	for err, want := range map[error]error{errQueue: dunlin.ErrOverloaded, errForeign: dunlin.ErrForbidden,
-		errTimer: dunlin.ErrInvalid, errMetrics: dunlin.ErrTooLarge} {
+		errKind: dunlin.ErrInvalid, errAnswer: dunlin.ErrNotFound, errMetrics: dunlin.ErrTooLarge} {
 		if !errors.Is(err, want) {
 			t.Errorf("%v does not match %v", err, want)
 		}
