@@ -12,7 +12,7 @@ SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
+.PHONY: help build plugins sdk-rust sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ plugins: $(MODULES)/cold-chain.wasm ## the example plugins, from source
 
 $(MODULES)/cold-chain.wasm: $(wildcard sdk/go/*.go sdk/go/examples/cold-chain/*.go plugins/abi/*.go) go.mod
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o $@ ./sdk/go/examples/cold-chain
+
+sdk-rust: ## the Rust SDK: its examples, and its tests (needs cargo and the target wasm32-unknown-unknown)
+	@sdk/rust/make.sh
 
 sdk-assemblyscript: ## the AssemblyScript SDK: its examples, and the vectors on them (needs Node 20)
 	cd sdk/assemblyscript && npm ci --no-audit --no-fund --loglevel=error && npm run -s build && npm test -s
