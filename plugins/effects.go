@@ -41,8 +41,8 @@ func (d *decoder) command(rec []byte) error {
 		d.fail("a command's name %q has a slash", c.Name)
 	case c.Deadline < 0 || c.Deadline > timeMax:
 		d.fail("command %s has deadline %d µs, not within 1970 to 9999", c.Name, x.Deadline)
-	case d.payload("command "+c.Name, x.Payload):
-		c.Payload = bytes.Clone(x.Payload)
+	case d.bounded("command "+c.Name, x.Payload):
+		c.Payload = payload(x.Payload)
 	}
 	if d.why != "" {
 		return nil
@@ -66,18 +66,26 @@ func (d *decoder) publish(rec []byte) error {
 	p := dunlin.Publication{Topic: d.w.intern(x.Topic), Format: dunlin.ContentFormat(x.Format)}
 	if err := dunlin.ValidateMetric(p.Topic); err != nil {
 		d.fail("the topic of a publication: %v", err)
-	} else if d.payload("publication "+p.Topic, x.Payload) {
-		p.Payload = bytes.Clone(x.Payload)
+	} else if d.bounded("publication "+p.Topic, x.Payload) {
+		p.Payload = payload(x.Payload)
 		d.w.publish = append(d.w.publish, p)
 	}
 	return nil
 }
 
-func (d *decoder) payload(what string, b []byte) bool {
+func (d *decoder) bounded(what string, b []byte) bool {
 	if len(b) > abi.PayloadBytesMax {
 		d.fail("%s has a payload of %d bytes, at most %d are allowed", what, len(b), abi.PayloadBytesMax)
 	}
 	return d.why == ""
+}
+
+// payload copies b; none is nil, as in an entry.
+func payload(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return bytes.Clone(b)
 }
 
 func (d *decoder) refuse(rec []byte) error {

@@ -2,9 +2,7 @@ package plugins_test
 
 import (
 	"crypto/sha256"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -31,10 +29,8 @@ func TestMain(m *testing.M) {
 // coldChain builds the example plugin from source.
 var coldChain = sync.OnceValues(func() ([]byte, error) {
 	out := filepath.Join(cacheDir(), "cold-chain.wasm")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s -w", "-o", out, "../sdk/go/examples/cold-chain")
-	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "GOTOOLCHAIN=local")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, text)
+	if err := buildGo("../sdk/go/examples/cold-chain", out); err != nil {
+		return nil, err
 	}
 	return os.ReadFile(out)
 })

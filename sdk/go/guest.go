@@ -320,7 +320,10 @@ func (g *Guest) telemetry(at, size int) bool {
 		g.rs = make([]Reading, n, 2*n)
 	}
 	rs := g.rs[:n]
-	all := readings(g.frame, at+abi.TelemetrySize, n)
+	var all []abi.Reading
+	if n > 0 { // or there may be nothing behind the record
+		all = readings(g.frame, at+abi.TelemetrySize, n)
+	}
 	for i := range rs {
 		a, r := &all[i], &rs[i]
 		if r.id != a.Metric { // storing a pointer costs a guest more than comparing
