@@ -120,7 +120,8 @@ export class Scanner {
   number(): string {
     const from = this.at;
     if (this.peek() == 0x2d) this.at++;
-    if (!this.digits()) this.bad = true;
+    if (this.peek() == 0x30) this.at++; // nothing but a point may follow a zero
+    else if (!this.digits()) this.bad = true;
     if (this.peek() == 0x2e) {
       this.at++;
       if (!this.digits()) this.bad = true;
