@@ -212,11 +212,7 @@ func (m *Machine) Fire(t dunlin.DueTimer) bool {
 // order they were taken.
 func (m *Machine) Inputs(dst []dunlin.Input) []dunlin.Input {
 	for _, t := range m.fired {
-		if id, ok := strings.CutPrefix(t.Name, ownTimer); ok {
-			dst = append(dst, dunlin.Input{Kind: dunlin.InputResult, Flags: dunlin.FlagTimedOut, Received: t.Due, Timer: id})
-			continue
-		}
-		dst = append(dst, dunlin.Input{Kind: dunlin.InputTimer, Received: t.Due, Timer: t.Name})
+		dst = append(dst, TimerInput(dunlin.TimerSet{Name: t.Name, Due: t.Due}))
 	}
 	if m.extra != nil {
 		dst = append(dst, m.extra.occurred...)
