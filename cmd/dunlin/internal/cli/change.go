@@ -1,15 +1,11 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/dunlin-iot/dunlin"
-	"github.com/dunlin-iot/dunlin/sdk/client"
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 )
@@ -56,69 +52,6 @@ func readFile(name string, env Env) ([]byte, error) {
 		return io.ReadAll(io.LimitReader(env.Stdin, 1<<20))
 	}
 	return os.ReadFile(name)
-}
-
-func newPlugin(env Env) *cobra.Command {
-	return group(&cobra.Command{Use: "plugin", Short: "Upload and remove plugins"}, newPluginPush(env), newPluginRemove(env))
-}
-
-func newPluginPush(env Env) *cobra.Command {
-	r, out, name := remote{env: env}, output{}, ""
-	c := &cobra.Command{Use: "push FILE.wasm", Short: "Upload a module, have it checked, and make it the plugin's active version", Args: exactArgs("FILE.wasm"),
-		Long: "push uploads a module. The node checks it (size, imports, exports, memory, a dry run) and refuses it with what is\n" +
-			"wrong, or runs it from the next reading on in every domain whose pipeline names the plugin.",
-		Example: "  dunlin plugin push ./cold-chain.wasm\n  dunlin plugin push ./build/rule.wasm --name too-warm",
-		RunE: func(c *cobra.Command, args []string) error {
-			module, err := os.ReadFile(args[0])
-			if err != nil {
-				return err
-			}
-			if name == "" {
-				name = strings.TrimSuffix(filepath.Base(args[0]), ".wasm")
-			}
-			cl, err := r.client()
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(c.ErrOrStderr(), "uploading %d bytes; the node compiles and tries the module\n", len(module))
-			p, err := cl.PushPlugin(c.Context(), name, module, dunlin.AnyRevision)
-			var problem *client.Error
-			if errors.As(err, &problem) && problem.Check != "" {
-				return fmt.Errorf("%s was refused (%s): %s", args[0], problem.Check, problem.Detail)
-			}
-			if err != nil {
-				return r.explain(err)
-			}
-			return out.print(c, p, func(w io.Writer) {
-				row(w, "plugin", p.Name)
-				row(w, "module", p.Hash.String())
-				row(w, "bytes", fmt.Sprint(p.Bytes))
-				row(w, "language", p.Language)
-				row(w, "revision", fmt.Sprint(p.Revision))
-			})
-		}}
-	r.flags(c)
-	out.flag(c)
-	c.Flags().StringVar(&name, "name", "", "of the plugin; default the file's name without .wasm")
-	return c
-}
-
-func newPluginRemove(env Env) *cobra.Command {
-	r := remote{env: env}
-	c := &cobra.Command{Use: "remove NAME", Short: "Remove a plugin that no domain's pipeline names", Args: exactArgs("NAME"),
-		RunE: func(c *cobra.Command, args []string) error {
-			cl, err := r.client()
-			if err != nil {
-				return err
-			}
-			if err := cl.DeletePlugin(c.Context(), args[0], dunlin.AnyRevision); err != nil {
-				return r.explain(err)
-			}
-			fmt.Fprintf(c.OutOrStdout(), "plugin %s is removed\n", args[0])
-			return nil
-		}}
-	r.flags(c)
-	return c
 }
 
 func newCredential(env Env) *cobra.Command {
