@@ -1,0 +1,70 @@
+package replay
+
+import (
+	"testing"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// What is deployed, run over what was recorded, makes the alerts that were recorded, all of them and no others: over timers,
+// inputs that were refused or broke the plugin, quarantine, restarts, and a version that took over from another.
+func TestDeployedVersionRepeatsHistory(t *testing.T) {
+	w := newWorld(t)
+	w.stage("fickle", module(t), `{"above": 9}`)
+	w.days(0, 2, 6, true)
+	if err := w.db.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(1)
+	rep := w.backtest(w.service(Config{}), dunlin.Backtest{Since: worldStart}, nil)
+	t.Log(summary(rep))
+	if rep.Mode != dunlin.BacktestExact || rep.Exact == nil || rep.Exact.Different != 0 || rep.Exact.Turns < 15_000 {
+		t.Errorf("not exact")
+	}
+	if n := w.alerts(); rep.Alerts.Recorded != uint64(n) || rep.Alerts.Same != uint64(n) || n < 100 || len(rep.ByDevice) > 0 {
+		t.Errorf("%d alerts in the store", n)
+	}
+	if rep.Cost.Failed == 0 || rep.Reaches < worldStart || rep.Reaches > worldStart.Add(3600e9) {
+		t.Errorf("failed %d, reaches %s", rep.Cost.Failed, rep.Reaches)
+	}
+}
+
+// The same version as a candidate, with timers of its own and many turns at once, comes to the same alerts; a stricter one to
+// others, and the report says which. A version to which it makes a difference how many turns it gets at once is found out.
+func TestCandidates(t *testing.T) {
+	w := newWorld(t)
+	w.stage("fickle", module(t), `{"above": 9}`)
+	w.days(0, 1, 4, false)
+	w.days(1, 2, 2, false)
+	w.pass(1)
+	s := w.service(Config{})
+	all := uint64(w.alerts())
+	for _, c := range []struct {
+		what, config string
+		since        dunlin.Time
+		mode         dunlin.BacktestMode
+		same, moved  bool
+	}{
+		{"the same", `{"above": 9.0}`, worldStart, dunlin.BacktestCandidate, true, false},
+		{"the same, with a warm-up", `{"above": 9.0}`, worldStart.Add(36 * 3600e9), dunlin.BacktestCandidate, true, false},
+		{"stricter", `{"above": 10}`, worldStart, dunlin.BacktestCandidate, false, true},
+		{"one that counts its calls", `{"above": 9.0, "counts": true}`, worldStart, dunlin.BacktestByTurn, true, false},
+		{"one that looks at the clock", `{"above": 9.0, "now": true}`, worldStart, dunlin.BacktestByTurn, true, false},
+	} {
+		rep := w.backtest(s, dunlin.Backtest{Since: c.since, Config: []byte(c.config)}, nil)
+		t.Logf("%s: %s", c.what, summary(rep))
+		a := rep.Alerts
+		if rep.Mode != c.mode {
+			t.Errorf("%s: mode %q, want %q", c.what, rep.Mode, c.mode)
+		}
+		if a.Recorded != a.Same+a.Moved+a.Removed || a.Candidate != a.Same+a.Moved+a.Added {
+			t.Errorf("%s: counts don't add up", c.what)
+		}
+		if c.since == worldStart && a.Recorded != all {
+			t.Errorf("%s: %d recorded alerts, the store has %d", c.what, a.Recorded, all)
+		}
+		if c.same != (a.Same == a.Recorded && a.Same == a.Candidate && a.Same > 10) || c.moved != (a.Moved > 10) {
+			t.Errorf("%s: alerts", c.what)
+		}
+	}
+}
