@@ -346,22 +346,28 @@ func (a *applier) alert(shard dunlin.ShardID, al *dunlin.Alert) error {
 	return a.batch.Set(a.key, a.value, nil)
 }
 
-// deadLetters keeps the inputs that a stage failed on.
+// deadLetters keeps the inputs that a stage failed on, or refused.
 func (a *applier) deadLetters(shard dunlin.ShardID, e *dunlin.Entry, c *dunlin.Change) error {
-	var letters [][]byte
+	var letters []letterItem
 	for i := range c.Stages {
-		if c.Stages[i].Failure == "" {
+		st := &c.Stages[i]
+		for _, r := range st.Refused {
+			if r.Input >= 0 && r.Input < len(c.Inputs) && st.Failure == "" {
+				letters = append(letters, letterItem{letter: appendLetter(nil, e, c, st, r.Reason, r.Input)})
+			}
+		}
+		if st.Failure == "" {
 			continue
 		}
 		for j := range c.Inputs {
-			letters = append(letters, appendLetter(nil, e, c, i, j))
+			letters = append(letters, letterItem{letter: appendLetter(nil, e, c, st, st.Failure, j)})
 		}
 	}
 	if letters == nil {
 		return nil
 	}
 	a.key = appendDevice(a.key[:0], shard, tabDead, c.DeviceKey)
-	a.value = appendLetters(a.value[:0], letters)
+	a.value = appendLetters(a.value[:0], boundLetters(letters))
 	return a.batch.Merge(a.key, a.value, nil)
 }
 

@@ -11,6 +11,9 @@ import (
 // put writes or deletes a row of the registry. A device's row has a shadow in the index of its domain, and gives the
 // device a state, so that activation finds its domain before its first uplink.
 func (a *applier) put(shard dunlin.ShardID, p *dunlin.Put) error {
+	if p.Table == dunlin.TableDeadLetters {
+		return a.dropLetter(shard, p)
+	}
 	if p.Table == dunlin.TableDevices {
 		if err := a.putDevice(shard, p); err != nil {
 			return err

@@ -37,8 +37,10 @@ type segmentInfo struct {
 	entries     uint64
 }
 
+const segmentInfoVersion = 1
+
 func (s *segmentInfo) append(dst []byte) []byte {
-	dst = append(dst, segmentVersion)
+	dst = append(dst, segmentInfoVersion)
 	dst = binary.AppendUvarint(dst, s.last)
 	dst = binary.AppendVarint(dst, int64(s.from))
 	dst = binary.AppendVarint(dst, int64(s.to))
@@ -52,7 +54,7 @@ func cutSegmentInfo(key, v []byte) (s segmentInfo, err error) {
 	}
 	s.shard = dunlin.ShardID(binary.BigEndian.Uint16(key))
 	bad := fmt.Errorf("%w: row of archived segment %d of shard %d", dunlin.ErrInvalid, s.first, s.shard)
-	if len(v) == 0 || v[0] != segmentVersion {
+	if len(v) == 0 || v[0] != segmentInfoVersion {
 		return s, bad
 	}
 	r := columns{reading: true}

@@ -10,12 +10,11 @@ import (
 	"github.com/dunlin-iot/dunlin/entry"
 )
 
-// appendLetter is a dead letter's bytes: an entry with one change that has the one input and the one failed stage.
-func appendLetter(dst []byte, e *dunlin.Entry, c *dunlin.Change, stage, input int) []byte {
-	st := &c.Stages[stage]
+// appendLetter is a dead letter's bytes: an entry with one change that has the one input and the one stage that failed on it.
+func appendLetter(dst []byte, e *dunlin.Entry, c *dunlin.Change, st *dunlin.StageResult, reason string, input int) []byte {
 	return entry.Append(dst, &dunlin.Entry{Shard: e.Shard, Term: e.Term, At: e.At, Changes: []dunlin.Change{{
 		DeviceKey: c.DeviceKey, Domain: c.Domain, Version: c.Seq(input), Inputs: c.Inputs[input : input+1],
-		Stages: []dunlin.StageResult{{Stage: st.Stage, Hash: st.Hash, Failure: st.Failure}}}}})
+		Stages: []dunlin.StageResult{{Stage: st.Stage, Hash: st.Hash, Failure: reason}}}}})
 }
 
 func cutLetter(b []byte) (dunlin.DeadLetter, error) {
@@ -63,12 +62,15 @@ func (s *State) DeadLetters(shards []dunlin.ShardID, q dunlin.DeadLettersQuery) 
 }
 
 func appendNewest(dst []dunlin.DeadLetter, row []byte, limit int) ([]dunlin.DeadLetter, error) {
-	letters, err := cutLetters(nil, bytes.Clone(row))
+	items, err := cutLetters(nil, bytes.Clone(row))
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range letters {
-		l, err := cutLetter(b)
+	for i := range items {
+		if items[i].kind != itemLetter {
+			continue
+		}
+		l, err := cutLetter(items[i].letter)
 		if err != nil {
 			return nil, err
 		}
@@ -90,8 +92,8 @@ func keepNewest(l []dunlin.DeadLetter, limit int) []dunlin.DeadLetter {
 // cloneLetter copies a letter by way of its bytes.
 func cloneLetter(l dunlin.DeadLetter) dunlin.DeadLetter {
 	c := dunlin.Change{DeviceKey: l.DeviceKey, Domain: l.Domain, Version: l.Seq, Inputs: []dunlin.Input{l.Input},
-		Stages: []dunlin.StageResult{{Stage: l.Stage, Hash: l.Hash, Failure: l.Reason}}}
-	copied, err := cutLetter(appendLetter(nil, &dunlin.Entry{At: l.At}, &c, 0, 0))
+		Stages: []dunlin.StageResult{{Stage: l.Stage, Hash: l.Hash}}}
+	copied, err := cutLetter(appendLetter(nil, &dunlin.Entry{At: l.At}, &c, &c.Stages[0], l.Reason, 0))
 	if err != nil {
 		return l
 	}

@@ -14,7 +14,8 @@ import (
 )
 
 // fleet makes entries as a fleet of fridges would: four metrics and a derived one a report, a timer set anew each time, now
-// and then an alert, a late report, a plugin that fails. It keeps what the owner's machines would: versions and due times.
+// and then an alert, a late report, a plugin that fails or refuses an input, a command with its answer or its deadline, a
+// publication, a dead letter that is deleted. It keeps what the owner's machines would: versions, due times, open commands.
 type fleet struct {
 	rng     *rand.Rand
 	shards  int
@@ -32,6 +33,8 @@ type fridge struct {
 	due     dunlin.Time
 	alerts  [2]*dunlin.Alert
 	daily   dunlin.Time
+	open    []dunlin.Command
+	failed  []uint64 // seqs of inputs that became dead letters
 }
 
 var fleetStart = dunlin.TimeOf(time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC))
@@ -69,6 +72,12 @@ func (f *fleet) change(d *fridge) dunlin.Change {
 		c.Inputs = append(c.Inputs, dunlin.Input{Kind: dunlin.InputTimer, Timer: "silence", Received: d.due})
 		d.due = 0
 	}
+	var timers []dunlin.TimerSet
+	if !f.plain && len(d.open) > 0 && f.rng.IntN(5) == 0 {
+		c.Inputs = append(c.Inputs, f.result(d, received))
+		timers = append(timers, dunlin.TimerSet{Name: "!" + d.open[0].ID, Was: d.open[0].Deadline})
+		d.open = d.open[1:]
+	}
 	n := 1
 	if !f.plain && f.rng.IntN(10) == 0 {
 		n += f.rng.IntN(12)
@@ -100,14 +109,32 @@ func (f *fleet) change(d *fridge) dunlin.Change {
 		state[i] = byte(f.rng.Uint32())
 	}
 	st := dunlin.StageResult{Hash: dunlin.ModuleHash{1, 2, 3}, State: state, StateSet: true, Records: derived}
-	if !f.plain && f.rng.IntN(25) == 0 {
+	switch {
+	case f.plain:
+	case f.rng.IntN(25) == 0:
 		st = dunlin.StageResult{Hash: st.Hash, Failure: "out of fuel"}
+		for i := range c.Inputs {
+			d.failed = append(d.failed, c.Seq(i))
+		}
+	default:
+		st.Made = dunlin.Made{Module: 0x01020300, Config: uint32(f.rng.IntN(2))}
+		if f.rng.IntN(25) == 0 {
+			st.Refused = []dunlin.InputError{{Input: len(c.Inputs) - 1, Reason: "bad payload"}}
+			d.failed = append(d.failed, c.Version)
+		}
 	}
 	c.Stages = []dunlin.StageResult{st}
+	if !f.plain && len(d.open) < 5 && f.rng.IntN(10) == 0 {
+		cmd := dunlin.Command{ID: dunlin.CommandID(c.Version, 0), Name: "defrost", Payload: []byte("now"), At: f.at, Deadline: f.at.Add(time.Hour)}
+		d.open = append(d.open, cmd)
+		c.Commands = append(c.Commands, cmd)
+		timers = append(timers, dunlin.TimerSet{Name: "!" + cmd.ID, Due: cmd.Deadline})
+		c.Publish = append(c.Publish, dunlin.Publication{Topic: "defrost/asked", Payload: []byte(`{}`), Format: dunlin.FormatJSON})
+	}
 	if !f.plain && f.rng.IntN(4) == 0 {
 		f.alert(d, &c, received)
 	}
-	c.Timers = []dunlin.TimerSet{{Name: "silence", Due: received + 600_000_000, Was: d.due}}
+	c.Timers = append(timers, dunlin.TimerSet{Name: "silence", Due: received + 600_000_000, Was: d.due})
 	d.due = received + 600_000_000
 	if !f.plain && f.rng.IntN(4) == 0 {
 		t := dunlin.TimerSet{Name: "daily", Was: d.daily}
@@ -118,6 +145,26 @@ func (f *fleet) change(d *fridge) dunlin.Change {
 		c.Timers = append(c.Timers, t)
 	}
 	return c
+}
+
+// result is the answer to the device's oldest command, or that there was none.
+func (f *fleet) result(d *fridge, at dunlin.Time) dunlin.Input {
+	in := dunlin.Input{Kind: dunlin.InputResult, Timer: d.open[0].ID, Received: at, MessageID: f.rng.Uint64(), Payload: []byte("done")}
+	if f.rng.IntN(3) == 0 {
+		in = dunlin.Input{Kind: dunlin.InputResult, Flags: dunlin.FlagTimedOut, Timer: d.open[0].ID, Received: d.open[0].Deadline}
+	}
+	return in
+}
+
+// forget deletes one of the device's dead letters, if there are any.
+func (f *fleet) forget(d *fridge) []dunlin.Put {
+	if len(d.failed) == 0 {
+		return nil
+	}
+	i := f.rng.IntN(len(d.failed))
+	l := dunlin.DeadLetter{DeviceKey: d.key, Seq: d.failed[i]}
+	d.failed = append(d.failed[:i:i], d.failed[i+1:]...)
+	return []dunlin.Put{{Table: dunlin.TableDeadLetters, Key: l.Key()}}
 }
 
 func (f *fleet) alert(d *fridge, c *dunlin.Change, at dunlin.Time) {

@@ -48,6 +48,11 @@ func story(seed uint64, shards, devices, entries int) []dunlin.Committed {
 		next[shard]++
 		e := f.entry(shard, 1+f.rng.IntN(4))
 		c := committed(e, next[shard])
+		if f.rng.IntN(3) == 0 {
+			d := f.devices[f.rng.IntN(devices/shards)*shards+int(shard)]
+			e.Puts = append(e.Puts, f.forget(d)...)
+			c = committed(e, next[shard])
+		}
 		switch f.rng.IntN(25) {
 		case 0:
 			c.Term++ // committed by another owner

@@ -172,8 +172,9 @@ func mergeBlocks(ops [][]byte, _ bool) ([]byte, error) {
 //	│ version │ flags │ entry.AppendState │
 //	└─────────┴───────┴───────────────────┘
 //
-// Its alerts are sorted by rule and key and its timers by name, so that folding in any grouping makes the same bytes.
-const stateTombs = 1 << 0 // has cleared alerts or cancelled timers, which a whole state must not
+// Its alerts are sorted by rule and key, its timers by name and its commands by id, so that folding in any grouping makes the
+// same bytes.
+const stateTombs = 1 << 0 // has cleared alerts, cancelled timers or answered commands, which a whole state must not
 
 func appendState(dst []byte, s *dunlin.DeviceState) []byte {
 	sortState(s)
@@ -185,6 +186,11 @@ func appendState(dst []byte, s *dunlin.DeviceState) []byte {
 	}
 	for i := range s.Timers {
 		if s.Timers[i].Due == 0 {
+			flags |= stateTombs
+		}
+	}
+	for i := range s.Commands {
+		if s.Commands[i].Deadline == 0 {
 			flags |= stateTombs
 		}
 	}
@@ -210,6 +216,11 @@ func sortState(s *dunlin.DeviceState) {
 		s.Plugins = slices.Clone(s.Plugins)
 		slices.SortStableFunc(s.Plugins, byStage)
 	}
+	byID := func(a, b dunlin.Command) int { return strings.Compare(a.ID, b.ID) }
+	if len(s.Commands) > 1 && !slices.IsSortedFunc(s.Commands, byID) {
+		s.Commands = slices.Clone(s.Commands)
+		slices.SortStableFunc(s.Commands, byID)
+	}
 }
 
 // decodeState reads an operand into s, in the memory that s has.
@@ -232,60 +243,6 @@ func mergeStates(ops [][]byte, final bool) ([]byte, error) {
 		s.Merge(&delta, final) // takes elements over, no list: the next operand may use delta's
 	}
 	return appendState(nil, &s), nil
-}
-
-// A dead letters operand is a version byte and then the letters, oldest first, each a uvarint length and an entry (see
-// appendLetter). A row keeps the newest deadPerDevice of them, as long as they fit deadBytesMax.
-const (
-	deadPerDevice = 100
-	deadBytesMax  = 128 << 10
-)
-
-func mergeDead(ops [][]byte, _ bool) ([]byte, error) {
-	if len(ops) == 1 {
-		return ops[0], nil
-	}
-	var letters [][]byte
-	for _, op := range ops {
-		var err error
-		if letters, err = cutLetters(letters, op); err != nil {
-			return nil, err
-		}
-	}
-	return appendLetters(nil, letters), nil
-}
-
-// appendLetters keeps what the bounds allow, the newest in any case.
-func appendLetters(dst []byte, letters [][]byte) []byte {
-	from, size := len(letters), 0
-	for from > 0 && len(letters)-from < deadPerDevice {
-		size += len(letters[from-1])
-		if size > deadBytesMax && from < len(letters) {
-			break
-		}
-		from--
-	}
-	dst = append(dst, opVersion)
-	for _, l := range letters[from:] {
-		dst = binary.AppendUvarint(dst, uint64(len(l)))
-		dst = append(dst, l...)
-	}
-	return dst
-}
-
-func cutLetters(dst [][]byte, op []byte) ([][]byte, error) {
-	if len(op) == 0 || op[0] != opVersion {
-		return nil, fmt.Errorf("%w: dead letters operand of %d bytes", dunlin.ErrInvalid, len(op))
-	}
-	for b := op[1:]; len(b) > 0; {
-		size, n := binary.Uvarint(b)
-		if n <= 0 || size > uint64(len(b)-n) {
-			return nil, fmt.Errorf("%w: dead letters operand of %d bytes", dunlin.ErrInvalid, len(op))
-		}
-		dst = append(dst, b[n:n+int(size)])
-		b = b[n+int(size):]
-	}
-	return dst, nil
 }
 
 // appliedIndex is a part of an applied operand: a version byte, then shard and index as uvarints, by shard.

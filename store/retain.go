@@ -72,11 +72,13 @@ func (db *DB) retainDead(ctx context.Context, b *pebble.Batch) error {
 		var inner error
 		err := db.state.keys(head, head, func(key, v []byte) bool {
 			r := row{key: slices.Clone(key), bytes: int64(len(v))}
-			letters, err := cutLetters(nil, v)
-			if err == nil && len(letters) > 0 {
-				var l dunlin.DeadLetter
-				l, err = cutLetter(letters[len(letters)-1])
-				r.at = l.At
+			items, err := cutLetters(nil, v)
+			for k := len(items) - 1; k >= 0 && err == nil && r.at == 0; k-- { // 0: all of them were deleted
+				if items[k].kind == itemLetter {
+					var l dunlin.DeadLetter
+					l, err = cutLetter(items[k].letter)
+					r.at = l.At
+				}
 			}
 			if err != nil {
 				inner = err

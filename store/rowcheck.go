@@ -57,9 +57,11 @@ func checkTable(meta *dunlin.SnapshotMeta, table byte, key, value []byte) error 
 		}
 		return checkKey(rest[8:], 3, 0, 0)
 	case tabDead:
-		letters, err := cutLetters(nil, value)
-		for i := 0; i < len(letters) && err == nil; i++ {
-			_, err = cutLetter(letters[i])
+		items, err := cutLetters(nil, value)
+		for i := 0; i < len(items) && err == nil; i++ {
+			if items[i].kind == itemLetter {
+				_, err = cutLetter(items[i].letter)
+			}
 		}
 		if err != nil {
 			return err

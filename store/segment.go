@@ -14,7 +14,12 @@ type archived struct {
 	entry *dunlin.Entry
 }
 
-const segmentVersion = 1
+// The versions of a segment's data. One that says nothing new is written in the oldest, so that what an upgrade brings is
+// unreadable to the build before only once it is used.
+const (
+	segmentPlain   = 1
+	segmentEffects = 2 // commands, publications, refused inputs, what made a state
+)
 
 // appendSegment appends the bytes of a segment: a version and the packed columns.
 func appendSegment(dst []byte, p *packer, shard dunlin.ShardID, first uint64, items []archived) ([]byte, error) {
@@ -28,7 +33,16 @@ func appendSegment(dst []byte, p *packer, shard dunlin.ShardID, first uint64, it
 	if w.err != nil {
 		return nil, w.err
 	}
-	return p.pack(append(dst, segmentVersion), &w.columns), nil
+	return p.pack(append(dst, versionOf(items)), &w.columns), nil
+}
+
+func versionOf(items []archived) byte {
+	for i := range items {
+		if entry.Needs(items[i].entry) >= entry.VersionEffects {
+			return segmentEffects
+		}
+	}
+	return segmentPlain
 }
 
 // cutSegment reads what appendSegment wrote.
@@ -39,9 +53,10 @@ func cutSegment(b []byte, p *packer, shard dunlin.ShardID, first uint64) ([]arch
 
 // items reads all entries of a segment and appends them to dst.
 func (w *segmentWalk) items(dst []archived, b []byte, p *packer, shard dunlin.ShardID, first uint64) ([]archived, error) {
-	if len(b) == 0 || b[0] != segmentVersion {
+	if len(b) == 0 || b[0] < segmentPlain || b[0] > segmentEffects {
 		return nil, fmt.Errorf("%w: archived segment of another version", dunlin.ErrInvalid)
 	}
+	w.plain = b[0] < segmentEffects
 	if err := p.unpack(&w.columns, b[1:], w.mem); err != nil {
 		return nil, err
 	}
@@ -64,6 +79,7 @@ func (w *segmentWalk) items(dst []archived, b []byte, p *packer, shard dunlin.Sh
 type segmentWalk struct {
 	columns
 	mem   *segmentMemory // where what is read goes
+	plain bool           // nothing of segmentEffects may come
 	shard dunlin.ShardID
 	next  uint64 // index
 	term  uint64
@@ -75,7 +91,8 @@ type segmentWalk struct {
 	seriesAt map[series]int
 	devices  []*deviceTrack
 	deviceAt map[dunlin.DeviceKey]int
-	hash     int // in names, the last stage's
+	hash     int         // in names, the last stage's
+	made     dunlin.Made // of the last state that had a mark
 }
 
 // series is what records have in common. A kind with seriesOdd is of records that have a number and a string.
@@ -144,7 +161,7 @@ func (d *deviceTrack) dueOf(name int) *dunlin.Time {
 }
 
 func (w *segmentWalk) start(shard dunlin.ShardID, first uint64) {
-	w.shard, w.next = shard, first
+	w.shard, w.next, w.made = shard, first, dunlin.Made{}
 	if w.reading { // who reads is told the places
 		return
 	}

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"encoding/hex"
+	"errors"
 	"math"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"testing"
 
@@ -132,6 +135,34 @@ func TestSegmentReadsLikeAnEntry(t *testing.T) {
 	}
 	if want := withoutState(e); !reflect.DeepEqual(got[0].entry, want) {
 		t.Fatalf("got %+v\nwant %+v", got[0].entry, want)
+	}
+}
+
+// A segment without what version 2 brought is version 1, to the byte, and what was archived before can be read.
+func TestSegmentOfVersion1(t *testing.T) {
+	f := newFleet(7, 4, 8)
+	f.plain = true
+	var items []archived
+	for i := range 6 {
+		items = append(items, archived{uint64(10 + i), f.entry(3, 1+i%3)})
+	}
+	b := roundTrip(t, items)
+	want, err := os.ReadFile("testdata/segment_v1.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := hex.Dump(b); got != string(want) {
+		t.Errorf("the format changed; got\n%swant\n%s", got, want)
+	}
+	items[3].entry.Changes[0].Publish = []dunlin.Publication{{Topic: "x"}}
+	if b := roundTrip(t, items); b[0] != segmentEffects {
+		t.Errorf("a segment with a publication has version %d", b[0])
+	} else {
+		b[0] = segmentPlain
+		p, _ := newPacker()
+		if _, err := cutSegment(b, p, 3, 10); !errors.Is(err, dunlin.ErrInvalid) {
+			t.Errorf("read as version 1: %v", err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"math"
 
 	"github.com/dunlin-iot/dunlin"
@@ -13,6 +14,7 @@ const (
 	segStages  = 1 << 3 // another number of stages
 	segAlerts  = 1 << 4
 	segTimers  = 1 << 5
+	segSent    = 1 << 6 // commands, publications
 )
 
 func (w *segmentWalk) change(e *dunlin.Entry, c *dunlin.Change) {
@@ -21,7 +23,9 @@ func (w *segmentWalk) change(e *dunlin.Entry, c *dunlin.Change) {
 	if !w.reading {
 		flags = w.changeFlags(d, c)
 	}
-	w.byte(colChange, &flags)
+	if w.byte(colChange, &flags); w.plain && flags >= segSent {
+		w.fail(colChange)
+	}
 	c.Created = flags&segCreated != 0
 	if flags&segDomain != 0 {
 		s := string(c.Domain)
@@ -60,6 +64,12 @@ func (w *segmentWalk) change(e *dunlin.Entry, c *dunlin.Change) {
 	if flags&segTimers != 0 {
 		w.timers(d, c, base)
 	}
+	if flags&segSent != 0 {
+		got := w.rare(&dunlin.Entry{At: e.At, Changes: []dunlin.Change{{DeviceKey: c.DeviceKey, Domain: c.Domain, Commands: c.Commands, Publish: c.Publish}}})
+		if w.reading && len(got.Changes) == 1 {
+			c.Commands, c.Publish = got.Changes[0].Commands, got.Changes[0].Publish
+		}
+	}
 }
 
 func (w *segmentWalk) changeFlags(d *deviceTrack, c *dunlin.Change) (flags uint8) {
@@ -80,6 +90,9 @@ func (w *segmentWalk) changeFlags(d *deviceTrack, c *dunlin.Change) (flags uint8
 	}
 	if len(c.Timers) > 0 {
 		flags |= segTimers
+	}
+	if len(c.Commands)+len(c.Publish) > 0 {
+		flags |= segSent
 	}
 	return flags
 }
@@ -226,14 +239,77 @@ func (w *segmentWalk) stage(d *deviceTrack, st *dunlin.StageResult, base dunlin.
 			w.fail(colName)
 		}
 	}
-	var failed uint8
-	if st.Failure != "" {
-		failed = 1
+	var has uint8
+	if !w.reading {
+		has = w.stageHas(st)
 	}
-	if w.byte(colStage, &failed); failed != 0 {
+	if w.byte(colStage, &has); w.plain && has > stageFailed {
+		w.fail(colStage)
+	}
+	if has&stageFailed != 0 {
 		w.name(&st.Failure)
 	}
+	if has&stageRefused != 0 {
+		w.refused(&st.Refused)
+	}
+	if has&stageMarkNew != 0 {
+		w.mark(st.Made)
+	}
+	if has&(stageMark|stageMarkNew) != 0 {
+		st.Made = w.made
+	}
 	w.records(colStage, d, &st.Records, base)
+}
+
+const (
+	stageFailed  = 1 << 0
+	stageRefused = 1 << 1
+	stageMark    = 1 << 2 // says what made its state: the same as that of the last one that did
+	stageMarkNew = 1 << 3 // something else
+)
+
+func (w *segmentWalk) stageHas(st *dunlin.StageResult) (has uint8) {
+	if st.Failure != "" {
+		has |= stageFailed
+	}
+	if len(st.Refused) > 0 {
+		has |= stageRefused
+	}
+	switch {
+	case st.Made == (dunlin.Made{}):
+	case st.Made == w.made:
+		has |= stageMark
+	default:
+		has |= stageMarkNew
+	}
+	return has
+}
+
+func (w *segmentWalk) refused(es *[]dunlin.InputError) {
+	n := len(*es)
+	w.count(colStage, colName, &n)
+	if w.reading {
+		*es = make([]dunlin.InputError, n)
+	}
+	for i := range *es {
+		r := &(*es)[i]
+		input := int64(r.Input)
+		w.int(colStage, &input)
+		r.Input = int(input)
+		w.name(&r.Reason)
+	}
+}
+
+// mark carries what made a state as a name.
+func (w *segmentWalk) mark(m dunlin.Made) {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(m.Config)<<32|uint64(m.Module))
+	s := string(b)
+	if w.name(&s); len(s) != 8 {
+		w.fail(colName)
+		return
+	}
+	v := binary.LittleEndian.Uint64([]byte(s))
+	w.made = dunlin.Made{Module: uint32(v), Config: uint32(v >> 32)}
 }
 
 const (
