@@ -12,7 +12,7 @@ SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins sdk-rust sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
+.PHONY: help build plugins sdk-rust sdk-c sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ $(MODULES)/cold-chain.wasm: $(wildcard sdk/go/*.go sdk/go/examples/cold-chain/*.
 
 sdk-rust: ## the Rust SDK: its examples, and its tests (needs cargo and the target wasm32-unknown-unknown)
 	@sdk/rust/make.sh
+
+sdk-c: ## the C SDK: its examples, and its tests (needs clang and lld; gcc for the sanitizers)
+	@sdk/c/make.sh
 
 sdk-assemblyscript: ## the AssemblyScript SDK: its examples, and the vectors on them (needs Node 20)
 	cd sdk/assemblyscript && npm ci --no-audit --no-fund --loglevel=error && npm run -s build && npm test -s

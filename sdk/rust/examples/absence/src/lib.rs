@@ -71,6 +71,7 @@ impl Plugin for Absence {
             mem.active = true;
             ctx.alert("absence", Severity::Major, "", NO_VALUE);
         } else {
+            mem.armed = true;
             ctx.set_timer("silence", due);
         }
     }
