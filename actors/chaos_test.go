@@ -43,13 +43,22 @@ func newHost(st *store) *host {
 // TestChaos sends from many goroutines while commits fail, plugins panic and shards come and go; at the end every uplink
 // has one answer, and the store holds exactly those that were acknowledged, each device's without a hole or a double (which
 // the store checks as it applies).
-func TestChaos(t *testing.T) {
+func TestChaos(t *testing.T) { chaos(t, nil) }
+
+// TestChaosInLanes is the same while domains' turns go in and out of lanes at random.
+func TestChaosInLanes(t *testing.T) {
+	var n atomic.Uint64
+	chaos(t, func(dunlin.DomainID) bool { return n.Add(1)%7 < 4 })
+}
+
+func chaos(t *testing.T, slow func(dunlin.DomainID) bool) {
 	st := newStore()
 	h := newHost(st)
 	h.fails.Store(5)
 	n := open(t, st, func(n *node, c *Config) {
 		n.log.async = func(round []proposal, _ *store) { h.rounds <- round }
 		c.CellsMax, c.MailboxEvents, c.WindowMax, c.Workers = 60, 200, 300*time.Microsecond, 3
+		n.slow = slow
 	})
 	var panics atomic.Int64
 	n.plugin.f = func(_ dunlin.DomainID, _ int, _ dunlin.Time, w *dunlin.Work) {
@@ -106,6 +115,9 @@ func TestChaos(t *testing.T) {
 		t.Errorf("%d reservations left", o)
 	}
 	t.Logf("%d acknowledged, %d refused, %d panics, %d loads", acked, failed, panics.Load(), st.loads)
+	if acked < senders*each/4 {
+		t.Errorf("only %d of %d were acknowledged", acked, senders*each)
+	}
 }
 
 // sender sends that many uplinks in chains of random length; every fifth has the message id of its successor.

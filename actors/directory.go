@@ -31,6 +31,7 @@ import (
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/actors/device"
+	"github.com/dunlin-iot/dunlin/actors/trial"
 	"github.com/dunlin-iot/dunlin/entry"
 )
 
@@ -144,6 +145,11 @@ type Deps struct {
 	History   History
 	// Rules returns what holds in a domain now; nil if there is no such domain. It must not block.
 	Rules func(t dunlin.Tenant, d dunlin.DomainID) *device.Rules
+	// Slow says whether a domain's plugins take so long that its turns are to be taken beside others': plugins.Host.Busy. nil: never.
+	Slow func(t dunlin.Tenant, d dunlin.DomainID) bool
+	// Labels returns a device's labels, for trials that select by them; nil: devices have none.
+	Labels func(shard dunlin.ShardID, key dunlin.DeviceKey) map[string]string
+	Trials *trial.Book // what trials count; nil: a book of its own
 }
 
 // Directory is this node's shard actors. It implements dunlin.Ingestor and dunlin.Inspector.
@@ -159,10 +165,11 @@ type Directory struct {
 
 	elsewhere atomic.Pointer[Elsewhere] // nil: what is not owned here is refused
 
-	turns    sync.Pool    // of *turn
-	owned    atomic.Int64 // shards
-	active   atomic.Int64 // cells
-	entering atomic.Int64 // Ingest calls that may still post
+	lanes    sync.WaitGroup // goroutines of lanes
+	turns    sync.Pool      // of *turn
+	owned    atomic.Int64   // shards
+	active   atomic.Int64   // cells
+	entering atomic.Int64   // Ingest calls that may still post
 	closing  atomic.Bool
 	drained  chan struct{} // a token: some uplinks were answered while closing
 }
@@ -176,6 +183,9 @@ var (
 func New(cfg Config, deps Deps) (*Directory, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
+	}
+	if deps.Trials == nil {
+		deps.Trials = new(trial.Book)
 	}
 	d := &Directory{cfg: cfg, deps: deps, drained: make(chan struct{}, 1)}
 	d.turns.New = func() any { return new(turn) }
@@ -432,6 +442,7 @@ func (d *Directory) Close(ctx context.Context) error {
 		err = fmt.Errorf("stop shard actors: %w", stop)
 	}
 	d.beat.close()
+	d.lanes.Wait()
 	for i := range d.shards {
 		d.shards[i].bury()
 	}

@@ -173,11 +173,15 @@ func (l *log) take() []proposal {
 type plugin struct {
 	calls atomic.Int64
 	f     func(domain dunlin.DomainID, stage int, now dunlin.Time, w *dunlin.Work)
+	of    func(st *dunlin.Stage, work []*dunlin.Work) // before f
 	err   error
 }
 
-func (p *plugin) Process(domain dunlin.DomainID, _ *dunlin.Stage, stage int, now dunlin.Time, work []*dunlin.Work) error {
+func (p *plugin) Process(domain dunlin.DomainID, st *dunlin.Stage, stage int, now dunlin.Time, work []*dunlin.Work) error {
 	p.calls.Add(1)
+	if p.of != nil {
+		p.of(st, work)
+	}
 	for _, w := range work {
 		if p.f != nil {
 			p.f(domain, stage, now, w)
@@ -194,6 +198,8 @@ type node struct {
 	log    *log
 	plugin *plugin
 	rules  map[dunlin.DomainID]*device.Rules
+	slow   func(dunlin.DomainID) bool // nil: no domain is
+	labels func(dunlin.DeviceKey) map[string]string
 }
 
 // open starts a node of 4 shards over a store; change may alter what it is made of.
@@ -209,8 +215,13 @@ func open(t testing.TB, st *store, change func(*node, *Config)) *node {
 	if change != nil {
 		change(n, &cfg)
 	}
-	dir, err := New(cfg, Deps{Processor: n.plugin, Committer: n.log, States: st, History: st,
-		Rules: func(_ dunlin.Tenant, d dunlin.DomainID) *device.Rules { return n.rules[d] }})
+	deps := Deps{Processor: n.plugin, Committer: n.log, States: st, History: st,
+		Rules:  func(_ dunlin.Tenant, d dunlin.DomainID) *device.Rules { return n.rules[d] },
+		Labels: func(_ dunlin.ShardID, key dunlin.DeviceKey) map[string]string { return n.labels(key) }}
+	if n.slow != nil {
+		deps.Slow = func(_ dunlin.Tenant, d dunlin.DomainID) bool { return n.slow(d) }
+	}
+	dir, err := New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

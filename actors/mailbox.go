@@ -36,6 +36,7 @@ type mailbox struct {
 
 	uplinks   atomic.Pointer[dunlin.Uplink] // newest first
 	committed atomic.Pointer[turn]          // newest first
+	landed    atomic.Pointer[turn]          // lanes' turns of which a stage has been run
 	posts     atomic.Int32                  // in system and user
 	letters   struct {
 		sync.Mutex
@@ -143,6 +144,17 @@ func (m *mailbox) commit(t *turn) {
 	}
 }
 
+// land puts a lane's turn in whose stage has been run.
+func (m *mailbox) land(t *turn) {
+	for {
+		head := m.landed.Load()
+		t.next = head
+		if m.landed.CompareAndSwap(head, t) {
+			return
+		}
+	}
+}
+
 // run works off what the mailbox holds, unless somebody is at it already, who then will. inline is for the committer's
 // goroutine: it only settles turns, and leaves everything else to the beat.
 func (m *mailbox) run(what int32, inline bool) {
@@ -151,7 +163,7 @@ func (m *mailbox) run(what int32, inline bool) {
 	}
 	for {
 		todo := m.status.And(running) &^ running
-		if inline && (todo&forTurn != 0 || m.posts.Load() > 0) {
+		if inline && (todo&forTurn != 0 || m.posts.Load() > 0 || m.landed.Load() != nil) {
 			if todo&forTurn != 0 {
 				m.beat.enlistTurn(m)
 				m.beat.posted(1)
@@ -184,7 +196,7 @@ func (m *mailbox) process(todo int32, inline bool) {
 	if m.suspended {
 		return // Resume enlists for everything
 	}
-	if todo&forTurn != 0 || m.committed.Load() != nil || m.shard.updates.due && !inline {
+	if todo&forTurn != 0 || m.committed.Load() != nil || !inline && (m.shard.updates.due || m.landed.Load() != nil) {
 		m.work = work{turn: todo&forTurn != 0, inline: inline}
 		message = &m.work
 		m.invoker.InvokeUserMessage(message)

@@ -14,6 +14,7 @@ type metrics struct {
 	uplinks, readings, raised, deadLetters     prometheus.Counter
 	duplicates, activations, passivated        prometheus.Counter
 	turns, turnsFailed, restarts, logsDropped  prometheus.Counter
+	laneTurns, laneFull                        prometheus.Counter
 	overloaded, unavailable, unknown, rejected prometheus.Counter
 	commitSeconds                              prometheus.Histogram
 
@@ -42,6 +43,8 @@ func newMetrics(reg prometheus.Registerer, d *Directory) (*metrics, error) {
 	m.turnsFailed = counter("turns_failed", "Entries that were not committed.")
 	m.restarts = counter("shard_restarts", "Restarts of a shard's actor after a panic.")
 	m.logsDropped = counter("plugin_log_lines_dropped", "Log lines of plugins over the limit.")
+	m.laneTurns = counter("lane_turns", "Turns that were taken beside others because the domain's plugins are slow.")
+	m.laneFull = counter("lane_refusals", "Uplinks that were refused because too many wait for their domain's plugins.")
 	m.overloaded = counter("uplinks_overloaded", "Uplinks that were refused because a queue was full.")
 	m.unavailable = counter("uplinks_unavailable", "Uplinks that were refused because the shard is not led here.")
 	m.unknown = counter("uplinks_unknown_device", "Uplinks of devices that may not register themselves.")

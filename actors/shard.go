@@ -52,7 +52,12 @@ type shard struct {
 	current *turn   // being gathered
 	settled *turn   // being settled
 	updates updates // changes of the registry
-	last    struct {
+	aloft   int     // of those flying, lanes' turns
+
+	lanes      map[laneKey]*lane      // of domains whose plugins are slow
+	slows      map[*device.Rules]bool // what slow has said in this round
+	candidates map[candidateKey]*candidate
+	last       struct {
 		tenant dunlin.Tenant
 		domain dunlin.DomainID
 		rules  *device.Rules
@@ -143,6 +148,9 @@ func (a *shardActor) Receive(ctx actor.Context) {
 // work settles the turns that came back and, if it is time, takes the next one.
 func (s *shard) work(w *work) {
 	s.settleAll()
+	if !w.inline {
+		s.landAll()
+	}
 	if s.updates.due && !w.inline {
 		s.nextUpdate()
 	}
@@ -242,6 +250,8 @@ func (s *shard) lose() {
 const loseFor = 50 * time.Millisecond
 
 func (s *shard) endTerm() {
+	s.releaseLanes()
+	clear(s.candidates)
 	if s.term != 0 {
 		s.term = 0
 		s.dir.owned.Add(-1)
@@ -289,6 +299,11 @@ func (s *shard) fail() {
 	}
 	if t := s.current; t != nil && !slices.Contains(s.flying, t) {
 		s.failTurn(t, errFailed)
+	}
+	for _, l := range s.lanes {
+		if !l.flying && l.turn != nil {
+			s.failTurn(l.turn, errFailed)
+		}
 	}
 	s.settled, s.current = nil, nil
 	term := s.term

@@ -29,8 +29,19 @@ type turn struct {
 	views   []dunlin.Input // inputs as later stages see them
 	changes []dunlin.Change
 	works   []dunlin.Work
-	calls   []*dunlin.Work // of one plugin call
-	who     []int          // whose calls these are
+	now     dunlin.Time    // the owner's clock when it began
+	who     []int          // the devices of the domain whose stages run
+	calls   []*dunlin.Work // of one stage: the active version's …
+	canary  []*dunlin.Work // … those of a candidate in its place …
+	shadows []*dunlin.Work // … and beside it
+
+	spent, candidateSpent time.Duration // in those calls
+
+	// Of a lane's turn.
+	lane    *lane
+	term    uint64
+	stage   int
+	laneErr error
 	puts    []dunlin.Put
 	data    []byte
 	update  *update // instead of cells: a change of the registry
@@ -64,7 +75,9 @@ func (d *Directory) freeTurn(t *turn) {
 		*c = dunlin.Change{Stages: c.Stages[:0], Alerts: c.Alerts[:0], Timers: c.Timers[:0]}
 	}
 	t.cells, t.rules, t.inputs, t.views, t.puts = t.cells[:0], t.rules[:0], t.inputs[:0], t.views[:0], t.puts[:0]
+	t.forget()
 	t.shard, t.err, t.update, t.uplinks = nil, nil, nil, 0
+	t.lane, t.term, t.stage, t.laneErr = nil, 0, 0, nil
 	d.turns.Put(t)
 }
 
@@ -75,7 +88,7 @@ func (s *shard) takeTurn() {
 		s.leave()
 		return // or the term begins, or ends, when the old turns are back
 	}
-	if s.stalled = len(s.flying) >= flyingMax; s.stalled {
+	if s.stalled = len(s.flying)-s.aloft >= flyingMax; s.stalled {
 		return // settle goes on
 	}
 	now := s.dir.cfg.Clock()
@@ -90,6 +103,7 @@ func (s *shard) takeTurn() {
 		s.proposeTurn(t, now)
 	}
 	s.current = nil
+	s.fly(now)
 	if n := s.cells.evict(s.dir.quota()); n > 0 {
 		s.dir.met.passivated.Add(float64(n))
 	}
@@ -118,6 +132,10 @@ func (s *shard) gather(t *turn) {
 			}
 		}
 		rules := s.rules(u.Tenant, domain)
+		if s.slow(rules) {
+			s.aside(c, u, rules)
+			continue
+		}
 		switch v, r := c.Accept(u, rules); v {
 		case device.Taken:
 			t.uplinks++
@@ -125,10 +143,15 @@ func (s *shard) gather(t *turn) {
 			t.add(c, rules)
 		case device.Answered:
 			s.answer(u, r)
-			if !c.Registered() && !c.Busy() {
-				s.cells.remove(c) // strangers at the door take no room inside
-			}
+			s.stranger(c)
 		}
+	}
+}
+
+// stranger forgets a device that is not registered: strangers at the door take no room inside.
+func (s *shard) stranger(c *cell) {
+	if !c.Registered() && !c.Busy() {
+		s.cells.remove(c)
 	}
 }
 
@@ -157,8 +180,16 @@ func (s *shard) gatherTimers(t *turn, now dunlin.Time) {
 		if err != nil {
 			continue
 		}
+		rules, to := s.rules(row.Tenant, c.Domain()), t
+		if s.slow(rules) {
+			l := s.lane(rules)
+			if to = l.turn; l.flying {
+				fires++ // when it is back
+				continue
+			}
+		}
 		if c.Fire(row) {
-			t.add(c, s.rules(row.Tenant, c.Domain()))
+			to.add(c, rules)
 			fires++
 		} else if c.Phase() == device.Committing {
 			fires++
@@ -179,7 +210,22 @@ func (s *shard) gatherTimers(t *turn, now dunlin.Time) {
 
 // proposeTurn runs the plugins and proposes what comes of it.
 func (s *shard) proposeTurn(t *turn, now dunlin.Time) {
+	s.draw(t, now)
+	if err := s.pipelines(t); err != nil {
+		r := refusal(errors.Join(dunlin.ErrUnavailable, err))
+		for _, c := range t.cells {
+			s.abort(c, r)
+		}
+		s.dir.freeTurn(t)
+		return
+	}
+	s.proposeChanges(t)
+}
+
+// draw begins the changes of the turn's devices and their part of plugin calls.
+func (s *shard) draw(t *turn, now dunlin.Time) {
 	n := len(t.cells)
+	t.now = now
 	t.changes = grown(t.changes, n)
 	t.works = grown(t.works, n)
 	t.inputs = slices.Grow(t.inputs, t.uplinks)
@@ -190,27 +236,26 @@ func (s *shard) proposeTurn(t *turn, now dunlin.Time) {
 		c.Propose(&t.changes[i], t.inputs[from:len(t.inputs):len(t.inputs)])
 		t.works[i] = dunlin.Work{DeviceKey: c.Key(), Seq: t.changes[i].Seq(0)}
 	}
-	if err := s.pipelines(t, now); err != nil {
-		r := refusal(errors.Join(dunlin.ErrUnavailable, err))
-		for _, c := range t.cells {
-			s.abort(c, r)
-		}
-		s.dir.freeTurn(t)
-		return
-	}
-	for i := range t.changes[:n] {
-		if c := &t.changes[i]; c.Created {
-			t.puts = append(t.puts, deviceRow(c, now))
+}
+
+// proposeChanges proposes the turn's changes.
+func (s *shard) proposeChanges(t *turn) {
+	changes := t.changes[:len(t.cells)]
+	for i := range changes {
+		if c := &changes[i]; c.Created {
+			t.puts = append(t.puts, deviceRow(c, t.now))
 		}
 	}
-	s.propose(t, &dunlin.Entry{Shard: s.id, Term: s.term, At: now, Changes: t.changes[:n], Puts: t.puts})
+	s.propose(t, &dunlin.Entry{Shard: s.id, Term: s.term, At: t.now, Changes: changes, Puts: t.puts})
 }
 
 // propose hands an entry to the committer, and says so to the beat.
 func (s *shard) propose(t *turn, e *dunlin.Entry) {
 	t.data = entry.AppendAs(t.data[:0], e, s.dir.cfg.EntryVersion())
 	b := s.dir.beat
-	s.flying = append(s.flying, t)
+	if t.lane == nil {
+		s.flying = append(s.flying, t)
+	}
 	b.turns.Add(1)
 	b.uplinks.Add(int64(t.uplinks))
 	t.began = b.now()
@@ -256,7 +301,11 @@ func (t *turn) committed(_ uint64, err error) {
 func (s *shard) settle(t *turn) {
 	had := s.backlog.n
 	s.settled = t
-	s.flying = slices.DeleteFunc(s.flying, func(o *turn) bool { return o == t })
+	if t.lane != nil {
+		s.landing(t)
+	} else {
+		s.unfly(t)
+	}
 	s.dir.met.committed(s.dir.beat.now() - t.began)
 	switch {
 	case t.update != nil:
@@ -286,6 +335,10 @@ func (s *shard) settle(t *turn) {
 	} else {
 		s.enlist(s.backlog.n - had)
 	}
+}
+
+func (s *shard) unfly(t *turn) {
+	s.flying = slices.DeleteFunc(s.flying, func(o *turn) bool { return o == t })
 }
 
 func (s *shard) settleSuccess(t *turn) {

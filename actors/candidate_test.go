@@ -1,0 +1,97 @@
+package actors
+
+import (
+	"testing"
+
+	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/actors/device"
+	"github.com/dunlin-iot/dunlin/actors/trial"
+)
+
+// trialNode has a domain whose plugin raises above 8, and a candidate that raises above another limit.
+func trialNode(t *testing.T, limit float64, tr dunlin.Trial) (*node, *trial.Book) {
+	active, candidate := dunlin.ModuleHash{1}, dunlin.ModuleHash{2}
+	tr.ID, tr.Hash = "T", candidate
+	n := open(t, newStore(), func(n *node, _ *Config) {
+		n.rules["cold"] = &device.Rules{Tenant: "default", Domain: "cold", Register: true, Stages: []dunlin.Stage{{Plugin: "p", Hash: active,
+			Trial: &dunlin.StageTrial{Trial: tr}}}}
+		n.labels = func(key dunlin.DeviceKey) map[string]string {
+			if key.Device == "d1" {
+				return map[string]string{"hall": "north"}
+			}
+			return nil
+		}
+		n.plugin.of = func(st *dunlin.Stage, works []*dunlin.Work) {
+			above := 8.0
+			if st.Hash == candidate {
+				above = limit
+			}
+			for _, w := range works {
+				w.Outcome = dunlin.Outcome{FuelUsed: 10, State: append([]byte(nil), append(w.State, st.Hash[0])...)}
+				for i, in := range w.Inputs {
+					if v := in.Records[0].Num; v != v {
+						w.Outcome = dunlin.Outcome{Failure: "NaN", FuelUsed: 10}
+					} else {
+						w.Outcome.Signals = append(w.Outcome.Signals, dunlin.AlertSignal{Input: i, Raise: v > above, Severity: dunlin.Major, Rule: "warm"})
+					}
+				}
+			}
+		}
+	})
+	return n, n.deps.Trials
+}
+
+func (n *node) report(dev string, tag uint64, v float64) {
+	n.t.Helper()
+	u := uplinkIn("cold", dev, tag, nil)
+	u.Records[0].Num = v
+	if r := n.one(u); r.Err != nil {
+		n.t.Errorf("%s: %v", dev, r.Err)
+	}
+}
+
+// TestAShadowHasNoEffects: the candidate sees the same inputs with a state of its own, and only counts come of it.
+func TestAShadowHasNoEffects(t *testing.T) {
+	n, book := trialNode(t, 6, dunlin.Trial{Kind: dunlin.TrialShadow})
+	defer n.close()
+	for i, v := range []float64{5, 7, 9, 7, 5, 9} {
+		n.report("d1", uint64(i+1), v)
+	}
+	c := book.Counts("T")
+	if c.Candidate.Inputs != 6 || c.Active.Inputs != 6 || c.Candidate.Alerts != 2 || c.Active.Alerts != 2 || c.Candidate.Fuel != 60 {
+		t.Errorf("counts %+v", c)
+	}
+	// At 7 the candidate raises and the active version doesn't; at 9 it is the other way round; the next 7 clears one alone.
+	if c.AlertsOnly != 1 || c.AlertsMissing != 1 || c.Same != 3 || c.Differ != 3 {
+		t.Errorf("differences %+v", c)
+	}
+	st, _, _ := n.store.LoadDevice(shardOf(key("d1")), key("d1"))
+	if len(st.Alerts) != 1 || string(st.Plugins[0].State) != "\x01\x01\x01\x01\x01\x01" {
+		t.Errorf("the device has %d alerts, state %q", len(st.Alerts), st.Plugins[0].State)
+	}
+}
+
+// TestACanaryTakesTheActiveVersionsPlace, on the devices that it is for, and is named in what they do.
+func TestACanaryTakesTheActiveVersionsPlace(t *testing.T) {
+	n, book := trialNode(t, 6, dunlin.Trial{Kind: dunlin.TrialCanary, Labels: map[string]string{"hall": "north"}})
+	defer n.close()
+	n.report("d1", 1, 7)
+	n.report("d2", 2, 7)
+	n.report("d2", 3, 9)
+	c := book.Counts("T")
+	if c.Candidate.Inputs != 1 || c.Active.Inputs != 2 || c.Candidate.Alerts != 1 || c.Active.Alerts != 1 || c.Same+c.Differ != 0 {
+		t.Errorf("counts %+v", c)
+	}
+	hashes := map[dunlin.DeviceID]byte{}
+	for _, e := range n.store.entries {
+		for _, ch := range e.Changes {
+			hashes[ch.Device] = ch.Stages[0].Hash[0]
+		}
+	}
+	if hashes["d1"] != 2 || hashes["d2"] != 1 {
+		t.Errorf("entries name modules %v", hashes)
+	}
+	if st, _, _ := n.store.LoadDevice(shardOf(key("d1")), key("d1")); len(st.Alerts) != 1 {
+		t.Error("the canary's alert is not there")
+	}
+}
