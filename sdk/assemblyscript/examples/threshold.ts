@@ -13,6 +13,7 @@ class Threshold extends Plugin {
     this.above = cfg.number("above", 8);
     this.below = cfg.number("clear", 7);
     this.severity = Severity.parse(cfg.choice("severity", "major", ["info", "warning", "major", "critical"]));
+    if (this.below > this.above) cfg.refuse("setting clear must not be more than above");
   }
 
   readings(ctx: Context, rs: Readings): void {
