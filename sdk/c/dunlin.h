@@ -279,7 +279,7 @@ DUNLIN_API void dunlin_fixed(dunlin_line *l, double v, uint32_t decimals); /* at
 #endif
 
 #define DUNLIN__HOT static inline __attribute__((always_inline, unused))
-#define DUNLIN__COLD static __attribute__((noinline, unused))
+#define DUNLIN__COLD static __attribute__((noinline, unused)) /* or of a size that should be paid alone */
 
 enum {
   DUNLIN__NAME = 1, DUNLIN__FORGET, DUNLIN__CONFIG, DUNLIN__BATCH, DUNLIN__DEVICE,
@@ -1407,7 +1407,7 @@ DUNLIN__HOT bool dunlin__begin(const dunlin_handlers *h, dunlin_ctx *c, const ui
 }
 
 /* Completes a device's turn: its state goes into the answer if it isn't the one that came. */
-DUNLIN__HOT void dunlin__end(const dunlin_handlers *h, dunlin_ctx *c) {
+DUNLIN__COLD void dunlin__end(const dunlin_handlers *h, dunlin_ctx *c) {
   uint8_t *p;
   if (c->index == 0 || c->failed) return;
   c->input_failed = false;
@@ -1462,35 +1462,44 @@ DUNLIN__COLD bool dunlin__seldom(const dunlin_handlers *h, dunlin_ctx *c, const 
   return true;
 }
 
-/* Works off a frame of a batch. The handlers are known when it is compiled, so that they become part of it. */
+/* Each kind has a function of its own: a module pays fuel for all code of a loop at each pass, whether it runs or not. The
+ * handlers are known when these are compiled, so that they become part of them. */
+DUNLIN__COLD bool dunlin__telemetry(const dunlin_handlers *h, dunlin_ctx *c, const uint8_t *rec, uint32_t n) {
+  uint32_t readings;
+  if (n < 24 || c->index == 0) return false;
+  readings = dunlin__u32(rec + 16);
+  if (readings > (n - 24) / sizeof(dunlin_reading)) return false;
+  dunlin__input(c, rec);
+  c->rec = rec;
+  c->rec_n = n;
+  if (h->readings && !c->failed) h->readings(c, (const dunlin_reading *)(const void *)(rec + 24), readings);
+  return true;
+}
+
+DUNLIN__COLD bool dunlin__device(const dunlin_handlers *h, dunlin_ctx *c, const uint8_t *rec, uint32_t n) {
+  dunlin__end(h, c);
+  return dunlin__begin(h, c, rec, n);
+}
+
+/* Works off a frame of a batch. */
 DUNLIN__HOT dunlin__answer dunlin__process(const dunlin_handlers *h, const uint8_t *p, uint32_t left) {
   dunlin_ctx *c = &dunlin__g.ctx;
-  uint32_t n;
+  uint32_t n, step, kind;
+  bool ok;
   if (!dunlin__g.configured) return dunlin__error("the plugin has no configuration");
   dunlin__g.out.n = 0;
   dunlin__g.full = false;
   c->index = 0;
   c->now = c->received = 0;
-  for (; left > 0; p += dunlin__step(n, left), left -= dunlin__step(n, left)) {
-    uint32_t kind;
+  for (; left > 0; p += step, left -= step) {
     n = dunlin__size(p, left);
     if (n == 0) return dunlin__error("bad frame");
     kind = dunlin__u16(p + 4);
-    if (kind == DUNLIN__TELEMETRY) {
-      uint32_t readings;
-      if (n < 24 || c->index == 0) return dunlin__error("bad frame");
-      readings = dunlin__u32(p + 16);
-      if (readings > (n - 24) / sizeof(dunlin_reading)) return dunlin__error("bad frame");
-      dunlin__input(c, p);
-      c->rec = p;
-      c->rec_n = n;
-      if (h->readings && !c->failed) h->readings(c, (const dunlin_reading *)(const void *)(p + 24), readings);
-    } else if (kind == DUNLIN__DEVICE) {
-      dunlin__end(h, c);
-      if (!dunlin__begin(h, c, p, n)) return dunlin__error("bad frame");
-    } else if (!dunlin__seldom(h, c, p, n)) {
-      return dunlin__error("bad frame");
-    }
+    if (kind == DUNLIN__TELEMETRY) ok = dunlin__telemetry(h, c, p, n);
+    else if (kind == DUNLIN__DEVICE) ok = dunlin__device(h, c, p, n);
+    else ok = dunlin__seldom(h, c, p, n);
+    if (!ok) return dunlin__error("bad frame");
+    step = dunlin__step(n, left);
   }
   dunlin__end(h, c);
   return dunlin__done();

@@ -92,10 +92,6 @@ impl<'a> Context<'a> {
         }
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.opened
-    }
-
     /// Appends a record about the device; an empty one, which takes no bytes, if it has failed.
     #[inline(never)]
     fn record(&mut self, kind: u16, flags: u16, size: usize) -> &mut [u8] {

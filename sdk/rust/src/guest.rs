@@ -14,13 +14,14 @@ pub struct Guest<P> {
     plugin: Option<P>,
     names: Names,
     out: Out,
+    state: Out, // the bytes of the state at hand
     refused: Option<Refused>,
 }
 
 impl<P: Plugin> Guest<P> {
     /// A guest that has no configuration yet.
     pub const fn new() -> Self {
-        Guest { plugin: None, names: Names::new(), out: Out::new(), refused: None }
+        Guest { plugin: None, names: Names::new(), out: Out::new(), state: Out::new(), refused: None }
     }
 
     /// Takes the frame of `dunlin_init`; returns the answer's frame, or why it is refused.
@@ -68,7 +69,7 @@ impl<P: Plugin> Guest<P> {
             Some(p) => p,
             None => return Err("the plugin has no configuration"),
         };
-        if !run(plugin, &mut self.names, &mut self.out, frame) {
+        if !run(plugin, &mut self.names, &mut self.out, &mut self.state, frame) {
             return Err(BAD_FRAME);
         }
         self.answer()
@@ -99,7 +100,7 @@ fn record<'a>(frame: &'a [u8], at: &mut usize) -> Option<(u16, u16, &'a [u8])> {
 }
 
 /// Works off a frame; false says that it is none.
-fn run<P: Plugin>(plugin: &P, names: &mut Names, out: &mut Out, frame: &[u8]) -> bool {
+fn run<P: Plugin>(plugin: &P, names: &mut Names, out: &mut Out, state: &mut Out, frame: &[u8]) -> bool {
     let mut ctx = Context::new(out);
     let mut mem: Option<P::State> = None; // of the device at hand
     let mut at = 0;
@@ -109,30 +110,40 @@ fn run<P: Plugin>(plugin: &P, names: &mut Names, out: &mut Out, frame: &[u8]) ->
             None => return false,
         };
         let ok = match kind {
-            abi::TELEMETRY => match (Readings::new(rec, names), &mut mem) {
-                (Some(rs), Some(mem)) => {
-                    ctx.begin_input(abi::u64_at(rec, 8));
-                    if !ctx.failed {
-                        plugin.readings(&mut ctx, mem, rs);
-                    }
-                    true
-                }
-                _ => false,
-            },
-            abi::DEVICE => {
-                end::<P>(&mut ctx, &mem);
-                let ok = ctx.begin(rec);
-                mem = Some(P::State::load(&mut StateReader::new(ctx.state)));
-                ok
-            }
+            abi::TELEMETRY => telemetry(plugin, names, &mut ctx, &mut mem, rec),
+            abi::DEVICE => device::<P>(&mut ctx, &mut mem, state, rec),
             _ => seldom(plugin, names, &mut ctx, &mut mem, (kind, flags, rec)),
         };
         if !ok {
             return false;
         }
     }
-    end::<P>(&mut ctx, &mem);
+    end::<P>(&mut ctx, &mem, state);
     true
+}
+
+// Each kind has a function of its own: a module pays fuel for all code of a loop at each pass, whether it runs or not.
+
+#[inline(never)]
+fn telemetry<'a, P: Plugin>(plugin: &P, names: &Names, ctx: &mut Context<'a>, mem: &mut Option<P::State>, rec: &'a [u8]) -> bool {
+    match (Readings::new(rec, names), mem) {
+        (Some(rs), Some(mem)) => {
+            ctx.begin_input(abi::u64_at(rec, 8));
+            if !ctx.failed {
+                plugin.readings(ctx, mem, rs);
+            }
+            true
+        }
+        _ => false,
+    }
+}
+
+#[inline(never)]
+fn device<'a, P: Plugin>(ctx: &mut Context<'a>, mem: &mut Option<P::State>, state: &mut Out, rec: &'a [u8]) -> bool {
+    end::<P>(ctx, mem, state);
+    let ok = ctx.begin(rec);
+    *mem = Some(P::State::load(&mut StateReader::new(ctx.state)));
+    ok
 }
 
 /// Works off a record of the other kinds.
@@ -202,28 +213,30 @@ fn seldom<'a, P: Plugin>(
 
 /// Completes a device's turn: its state goes into the answer if it isn't the one that came.
 #[inline(always)]
-fn end<P: Plugin>(ctx: &mut Context<'_>, mem: &Option<P::State>) {
-    let mem = match mem {
-        Some(mem) if P::State::KEPT && !ctx.failed => mem,
-        _ => return,
-    };
-    let (start, opened) = (ctx.out.len(), ctx.is_open());
-    ctx.open();
-    let at = ctx.out.len();
-    let body = ctx.out.extend(abi::HEADER_SIZE).len() + at;
-    mem.save(&mut StateWriter { out: ctx.out });
-    let len = ctx.out.len();
-    let mut same = ctx.out.bytes().get(body..len) == Some(ctx.state);
-    if !same && ctx.state.is_empty() {
+fn end<P: Plugin>(ctx: &mut Context<'_>, mem: &Option<P::State>, state: &mut Out) {
+    if let Some(mem) = mem {
+        if P::State::KEPT && !ctx.failed {
+            state.clear();
+            mem.save(&mut StateWriter { out: state });
+            if state.bytes() != ctx.state {
+                changed::<P>(ctx, state);
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn changed<P: Plugin>(ctx: &mut Context<'_>, state: &mut Out) {
+    let n = state.len();
+    if ctx.state.is_empty() {
         // A device that has no state gets none as long as it would be that of a new one.
-        P::State::load(&mut StateReader::new(&[])).save(&mut StateWriter { out: ctx.out });
-        let all = ctx.out.bytes();
-        same = all.get(body..len) == all.get(len..);
-        ctx.out.truncate(len);
+        P::State::load(&mut StateReader::new(&[])).save(&mut StateWriter { out: state });
+        let all = state.bytes();
+        if all.get(..n) == all.get(n..) {
+            return;
+        }
     }
-    if same {
-        ctx.out.truncate(if opened { at } else { start });
-    } else {
-        ctx.out.close(at, abi::STATE);
-    }
+    ctx.open();
+    ctx.out.text(abi::STATE, 0, state.bytes().get(..n).unwrap_or(&[]));
+    ctx.out.full |= state.full;
 }

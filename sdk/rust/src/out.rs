@@ -60,16 +60,4 @@ impl Out {
         let rec = self.record(kind, flags, abi::HEADER_SIZE + body.len());
         abi::put(rec, abi::HEADER_SIZE, body);
     }
-
-    /// Completes a record that was begun at `at` with a header only and grew since.
-    pub fn close(&mut self, at: usize, kind: u16) {
-        let size = self.len() - at;
-        let pad = abi::align(size) - size;
-        for b in self.extend(pad) {
-            *b = 0;
-        }
-        if let Some(rec) = self.buf.bytes_mut().get_mut(at..) {
-            abi::put_u64(rec, 0, size as u64 | u64::from(kind) << 32);
-        }
-    }
 }
