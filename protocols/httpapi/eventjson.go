@@ -9,14 +9,16 @@ import (
 	"github.com/dunlin-iot/dunlin"
 )
 
-// event is one thing that an entry tells: an input with readings, what a plugin derived, an alert's transition, or a
-// device that registered itself.
+// event is one thing that an entry tells: an input with readings, what a plugin derived, an alert's transition, a command or
+// its result, a publication, or a device that registered itself.
 type event struct {
 	kind    eventTypes
 	change  *dunlin.Change
-	input   int                 // of a reading
+	input   int                 // of a reading, or of a command's result
 	stage   *dunlin.StageResult // of a derived reading
 	alert   *dunlin.Alert
+	command *dunlin.Command // nil: a result
+	publish *dunlin.Publication
 	device  dunlin.Device // that registered itself, or that an operator registered, changed or removed
 	deleted bool
 }
@@ -60,6 +62,17 @@ func eachEvent(e *dunlin.Entry, f func(n int, ev *event)) {
 		for k := range c.Alerts {
 			emit(event{kind: eventAlert, change: c, alert: &c.Alerts[k]})
 		}
+		for k := range c.Inputs {
+			if c.Inputs[k].Kind == dunlin.InputResult {
+				emit(event{kind: eventCommand, change: c, input: k})
+			}
+		}
+		for k := range c.Commands {
+			emit(event{kind: eventCommand, change: c, command: &c.Commands[k]})
+		}
+		for k := range c.Publish {
+			emit(event{kind: eventPublication, change: c, publish: &c.Publish[k]})
+		}
 	}
 }
 
@@ -92,11 +105,51 @@ func (ev *event) append(dst []byte) []byte {
 			Deleted bool `json:"deleted,omitempty"`
 		}{&ev.device, ev.deleted})
 		dst = append(dst, doc...)
+	case eventCommand:
+		dst = append(dst, "event: command\ndata: "...)
+		dst = append(dst, marshal(ev.commandEvent())...)
+	case eventPublication:
+		dst = append(dst, "event: publication\ndata: "...)
+		dst = append(dst, marshal(struct {
+			Device dunlin.DeviceID `json:"device"`
+			Domain dunlin.DomainID `json:"domain"`
+			Seq    uint64          `json:"seq"`
+			Topic  string          `json:"topic"`
+			bodyView
+		}{ev.change.Device, ev.change.Domain, ev.change.Version, ev.publish.Topic, bodyViewOf(ev.publish.Payload, ev.publish.Format)})...)
 	default:
 		dst = append(dst, "event: reading\ndata: "...)
 		dst = ev.appendReading(dst)
 	}
 	return append(dst, '\n')
+}
+
+// commandEvent is a command that a plugin made, or its result.
+func (ev *event) commandEvent() any {
+	type head struct {
+		Device dunlin.DeviceID `json:"device"`
+		Domain dunlin.DomainID `json:"domain"`
+		Seq    uint64          `json:"seq"`
+		State  string          `json:"state"`
+	}
+	c := ev.change
+	if ev.command != nil {
+		return struct {
+			head
+			commandView
+		}{head{c.Device, c.Domain, c.Version, "waiting"}, commandViewOf(ev.command)}
+	}
+	in := &c.Inputs[ev.input]
+	state := "answered"
+	if in.Flags&dunlin.FlagTimedOut != 0 {
+		state = "timed_out"
+	}
+	return struct {
+		head
+		ID string      `json:"id"`
+		At dunlin.Time `json:"at"`
+		bodyView
+	}{head{c.Device, c.Domain, c.Seq(ev.input), state}, in.Timer, in.Received, bodyViewOf(in.Payload, in.Format)}
 }
 
 func (ev *event) appendReading(dst []byte) []byte {

@@ -24,8 +24,10 @@ const (
 	eventReading eventTypes = 1 << iota
 	eventAlert
 	eventDevice
+	eventCommand
+	eventPublication
 
-	eventsAll = eventReading | eventAlert | eventDevice
+	eventsAll = eventReading | eventAlert | eventDevice | eventCommand | eventPublication
 )
 
 // eventFilter is what a client wants to see.
@@ -129,8 +131,12 @@ func eventFilterOf(c *call, r *http.Request) (eventFilter, error) {
 				f.types |= eventAlert
 			case "device":
 				f.types |= eventDevice
+			case "command":
+				f.types |= eventCommand
+			case "publication":
+				f.types |= eventPublication
 			default:
-				return f, invalidValue("query.types", "types is a list of reading, alert and device", types)
+				return f, invalidValue("query.types", "types is a list of reading, alert, command, publication and device", types)
 			}
 		}
 	}

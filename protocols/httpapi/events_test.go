@@ -100,12 +100,18 @@ func fullEntry(shard dunlin.ShardID) *dunlin.Entry {
 	c.Stages = []dunlin.StageResult{{Stage: 0, Records: []dunlin.Record{{Metric: "t/mean", Time: testNow, Kind: dunlin.Number, Num: 2.5}}}}
 	c.Alerts = []dunlin.Alert{{Tenant: dunlin.DefaultTenant, Device: "fridge-1", Domain: "cold", Rule: "hot", Severity: dunlin.Major, State: dunlin.AlertRaised,
 		RaisedAt: testNow, RaisedSeq: 3, At: testNow, Seq: 3}}
+	c.Commands = []dunlin.Command{{ID: "3-0", Name: "close-door", Payload: []byte(`{"gently":true}`), Format: dunlin.FormatJSON, At: testNow,
+		Deadline: testNow.Add(time.Hour)}, {ID: "3-1", Name: "reboot", At: testNow, Deadline: testNow.Add(time.Minute)}}
+	c.Publish = []dunlin.Publication{{Topic: "door/state", Payload: []byte("open"), Format: dunlin.FormatText}, {Topic: "door/raw", Payload: []byte{0, 255}, Format: dunlin.FormatOctets}}
+	answers := change("cmd-1", 9, 0)
+	answers.Inputs = []dunlin.Input{{Kind: dunlin.InputResult, Timer: "4-0", Received: testNow, Payload: []byte(`not JSON`), Format: dunlin.FormatJSON},
+		{Kind: dunlin.InputResult, Flags: dunlin.FlagTimedOut, Timer: "4-1", Received: testNow}}
 	raw := change("raw-1", 1, 0)
 	raw.Inputs = []dunlin.Input{{Kind: dunlin.InputRaw, Received: testNow, Payload: []byte{1, 2, 3}}}
 	foreign := change("fridge-1", 1, 1)
 	foreign.Tenant = "other"
 	doc, _ := json.Marshal(dunlin.Device{Tenant: dunlin.DefaultTenant, ID: "fridge-2", Domain: "cold", Revision: 1})
-	return &dunlin.Entry{Shard: shard, At: testNow, Changes: []dunlin.Change{c, foreign, raw}, Puts: []dunlin.Put{
+	return &dunlin.Entry{Shard: shard, At: testNow, Changes: []dunlin.Change{c, foreign, raw, answers}, Puts: []dunlin.Put{
 		{Table: dunlin.TableDevices, Key: "default/fridge-2", Value: doc}, {Table: dunlin.TableDevices, Key: "default/old"},
 		{Table: dunlin.TableDomains, Key: "default/cold", Value: []byte("{}")}}}
 }
@@ -118,7 +124,7 @@ func TestEventStream(t *testing.T) {
 	l := b.listen(srv, "?cursor="+b.feed.now().String(), "")
 	b.feed.add(fullEntry(2))
 	var out strings.Builder
-	for range 8 {
+	for range 14 {
 		ev, ok := l.next()
 		if !ok {
 			t.Fatal("the stream ended")
@@ -137,11 +143,13 @@ func TestEventFilters(t *testing.T) {
 	b.feed.add(fullEntry(1))
 	b.feed.add(&dunlin.Entry{Shard: 1, Changes: []dunlin.Change{change("end", 1, 1), change("fridge-1", 4, 1)}})
 	for query, want := range map[string][]string{
-		"":                                {"device", "device", "device", "reading", "reading", "reading", "alert", "reading", "reading", "reading"},
+		"":                                {"device", "device", "device", "reading", "reading", "reading", "alert", "command", "command", "publication", "publication", "reading", "command", "command", "reading", "reading"},
 		"&types=alert":                    {"alert"},
 		"&types=device":                   {"device", "device", "device"},
 		"&types=alert,device&domain=cold": {"device", "device", "alert"},
-		"&device=fridge-1":                {"device", "reading", "reading", "reading", "alert", "reading"},
+		"&device=fridge-1":                {"device", "reading", "reading", "reading", "alert", "command", "command", "publication", "publication", "reading"},
+		"&types=command":                  {"command", "command", "command", "command"},
+		"&types=publication":              {"publication", "publication"},
 		"&device=fridge-1&types=alert":    {"alert"},
 		"&domain=cold&types=reading":      {"reading", "reading", "reading", "reading", "reading", "reading"},
 	} {

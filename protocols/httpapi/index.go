@@ -9,6 +9,7 @@ import (
 // registerRaw registers the handlers that huma does not serve.
 func (g *Gateway) registerRaw(reg *registration) {
 	reg.raw("POST /v1/devices/{id}/t", g.serveTelemetry)
+	reg.raw("POST /v1/devices/{id}/c/{command}", g.serveResult)
 	reg.raw("POST /v1/ingest", g.serveBatch)
 	reg.raw("GET /v1/events", g.serveEvents)
 	reg.raw("GET /livez", func(c *call, _ *http.Request) { writeText(c, "ok\n") })

@@ -114,6 +114,11 @@ func (g *Gateway) sendOne(c *call, r *http.Request, p *pending) (dunlin.Receipt,
 		first, _ = p.pack.Offer()
 		p.count = p.pack.Len()
 	}
+	return g.await(r, p, first)
+}
+
+// await hands p's uplinks over and waits for their receipt.
+func (g *Gateway) await(r *http.Request, p *pending, first *dunlin.Uplink) (receipt dunlin.Receipt, err error) {
 	if err := g.reserve(p.count); err != nil {
 		return receipt, err
 	}

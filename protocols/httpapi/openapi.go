@@ -53,6 +53,7 @@ func (g *Gateway) registerAPI(reg *registration) {
 	a.registerDevices()
 	a.registerReadings()
 	a.registerAlerts()
+	a.registerCommands()
 	a.registerDomains()
 	a.registerPlugins()
 	a.registerVersions()
@@ -180,6 +181,14 @@ func (a *api) describeRaw() {
 			"Equal for a repetition of the same uplink and unlike otherwise; a repetition counts once")},
 		RequestBody: &huma.RequestBody{Required: true, Content: payloads},
 		Responses:   map[string]*huma.Response{"200": jsonResponse("Committed", schemaOf[receiptView](a))}})
+	a.add(huma.Operation{OperationID: "answer-command", Method: http.MethodPost, Path: "/v1/devices/{id}/c/{command}", Tags: []string{"commands"},
+		Summary: "Answer a command as its device",
+		Description: "Answers when the answer and what the plugins made of it are committed. A command takes one answer, until its deadline; " +
+			"404: it waits for none.",
+		Parameters: []*huma.Param{text("id", "path", "Device"), text("command", "path", "The command's id"), text("Idempotency-Key", "header",
+			"Equal for a repetition of the same answer; a repetition is answered as the first was")},
+		RequestBody: &huma.RequestBody{Content: payloads},
+		Responses:   map[string]*huma.Response{"200": jsonResponse("Committed", schemaOf[receiptView](a))}})
 	batches := map[string]*huma.MediaType{"application/senml+json": {}, "application/senml+cbor": {},
 		"application/json":     {Schema: &huma.Schema{Type: huma.TypeArray, Items: schemaOf[jsonItem](a)}},
 		"application/x-ndjson": {Schema: schemaOf[jsonItem](a)}}
@@ -193,10 +202,10 @@ func (a *api) describeRaw() {
 			"207": jsonResponse("Not all kept", schemaOf[batchView](a))}})
 	a.add(huma.Operation{OperationID: "follow-events", Method: http.MethodGet, Path: "/v1/events", Tags: []string{"events"},
 		Summary: "Follow what is committed, as server-sent events",
-		Description: "Events reading, alert and device; docs/protocols/http.md has their data. An event's id is where to resume: " +
+		Description: "Events reading, alert, command, publication and device; docs/protocols/http.md has their data. An event's id is where to resume: " +
 			"send it as Last-Event-ID and the stream goes on exactly behind it. A last event named error carries a problem.",
 		Parameters: []*huma.Param{text("device", "query", "Only this device"), text("domain", "query", "Only this domain"),
-			text("types", "query", "Comma-separated list of reading, alert and device; default all"),
+			text("types", "query", "Comma-separated list of reading, alert, command, publication and device; default all"),
 			text("cursor", "query", "As Last-Event-ID; default now"), text("Last-Event-ID", "header", "Id of the last event seen")},
 		Responses: map[string]*huma.Response{"200": {Description: "Stream", Content: map[string]*huma.MediaType{"text/event-stream": {}}}}})
 	for _, op := range []struct{ id, path, summary, mediaType string }{

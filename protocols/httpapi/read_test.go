@@ -56,7 +56,7 @@ func (p *partial) Domains(ctx context.Context, _ dunlin.Tenant) ([]dunlin.Domain
 func newPartial(t *testing.T) *partial {
 	p := &partial{bed: newBed(t)}
 	p.twins[key("d1")] = dunlin.Twin{Device: "d1", Version: 3}
-	g, err := New(p.g.cfg, Deps{Ingestor: p, Inspector: p, Registrar: p, Auth: p.bed, Feed: p.feed, Decoder: payload.NewDecoder()})
+	g, err := New(p.g.cfg, Deps{Ingestor: p, Inspector: p, Registrar: p, Auth: p.bed, Feed: p.feed, Decoder: payload.NewDecoder(), Plugins: p, Trials: p})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,6 +53,8 @@ func routeTable() []route {
 		{pattern: "GET /v1/version", rule: ruleAnyone},
 
 		{pattern: "POST /v1/devices/{id}/t", rule: ruleWriteDevice},
+		{pattern: "GET /v1/devices/{id}/c", rule: ruleReadDevice},
+		{pattern: "POST /v1/devices/{id}/c/{command}", rule: ruleWriteDevice},
 		{pattern: "POST /v1/ingest", rule: ruleAnyone}, // each item is checked with MayWrite
 		{pattern: "GET /v1/events", rule: ruleReadQuery},
 

@@ -14,7 +14,7 @@ import (
 // requestFor makes a request that a route takes, about device fridge-1.
 func requestFor(pattern string) (method, path, body string, headers []string) {
 	method, path, _ = strings.Cut(pattern, " ")
-	path = strings.NewReplacer("{$}", "", "{kind}", "device", "{name}", "cold-chain", "{shard}", "1").Replace(path)
+	path = strings.NewReplacer("{$}", "", "{kind}", "device", "{name}", "cold-chain", "{shard}", "1", "{command}", "1-0").Replace(path)
 	if strings.Contains(path, "devices/{id}") || strings.Contains(path, "credentials") {
 		path = strings.Replace(path, "{id}", "fridge-1", 1)
 	}

@@ -234,7 +234,7 @@ func TestCurl(t *testing.T) {
 	}
 	b := newBed(t)
 	b.devices[key("fridge-1")] = dunlin.Device{Tenant: dunlin.DefaultTenant, ID: "fridge-1", Domain: "cold", Revision: 1}
-	b.twins[key("fridge-1")] = dunlin.Twin{Device: "fridge-1", Version: 1}
+	b.twins[key("fridge-1")] = dunlin.Twin{Device: "fridge-1", Version: 1, Commands: []dunlin.Command{{ID: "1-0", Name: "reboot", At: testNow, Deadline: testNow}}}
 	url, stop := b.serve()
 	run := func(args ...string) string {
 		t.Helper()
@@ -255,6 +255,14 @@ func TestCurl(t *testing.T) {
 	}
 	if got := run("-d", `{"t":1}`, url+"/v1/devices/d/t"); !strings.HasSuffix(got, " 415") {
 		t.Errorf("form: %s", got)
+	}
+	if got := run(url + "/v1/devices/fridge-1/c"); !strings.Contains(got, `"name":"reboot"`) || !strings.HasSuffix(got, " 200") {
+		t.Errorf("commands: %s", got)
+	}
+	for _, body := range [][]string{{"-X", "POST"}, {"-H", "Content-Type: application/json", "-d", `{"done":true}`}} {
+		if got := run(append(body, url+"/v1/devices/fridge-1/c/1-0")...); !strings.HasPrefix(got, `{"seq":`) || !strings.HasSuffix(got, " 200") {
+			t.Errorf("answer %v: %s", body, got)
+		}
 	}
 	if got := run("-H", "Host: evil.example", url+"/v1/devices"); !strings.HasSuffix(got, " 421") {
 		t.Errorf("rebinding: %s", got)

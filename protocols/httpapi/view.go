@@ -180,6 +180,7 @@ func credentialViewOf(c *dunlin.Credential) credentialView {
 }
 
 type deadLetterView struct {
+	ID       string          `json:"id" doc:"device/stage/seq"`
 	Device   dunlin.DeviceID `json:"device"`
 	Domain   dunlin.DomainID `json:"domain"`
 	Stage    int             `json:"stage" doc:"Place of the plugin in the domain's pipeline, from 0"`
@@ -190,7 +191,7 @@ type deadLetterView struct {
 	Received dunlin.Time     `json:"received,omitzero" format:"date-time"`
 	Records  []recordView    `json:"records,omitempty" nullable:"false"`
 	Payload  []byte          `json:"payload,omitempty" doc:"Of an undecoded input"`
-	Timer    string          `json:"timer,omitempty" doc:"Name of the timer that fired"`
+	Timer    string          `json:"timer,omitempty" doc:"Name of the timer that fired, or id of the command that has a result"`
 }
 
 type recordView struct {
@@ -201,7 +202,7 @@ type recordView struct {
 }
 
 func deadLetterViewOf(d *dunlin.DeadLetter) deadLetterView {
-	v := deadLetterView{Device: d.Device, Domain: d.Domain, Stage: int(d.Stage), Hash: d.Hash.String(), Seq: d.Seq, At: d.At, Reason: d.Reason,
+	v := deadLetterView{ID: d.ID(), Device: d.Device, Domain: d.Domain, Stage: int(d.Stage), Hash: d.Hash.String(), Seq: d.Seq, At: d.At, Reason: d.Reason,
 		Received: d.Input.Received, Payload: d.Input.Payload, Timer: d.Input.Timer}
 	for i := range d.Input.Records {
 		r := &d.Input.Records[i]
