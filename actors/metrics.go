@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, d *Directory) (*metrics, error) {
 	m.turns = counter("turns", "Entries that were proposed.")
 	m.turnsFailed = counter("turns_failed", "Entries that were not committed.")
 	m.restarts = counter("shard_restarts", "Restarts of a shard's actor after a panic.")
-	m.logsDropped = counter("plugin_log_lines_dropped", "Log lines of plugins over the limit.")
+	m.logsDropped = counter("device_log_lines_dropped", "Log lines of plugins over the limit.")
 	m.laneTurns = counter("lane_turns", "Turns that were taken beside others because the domain's plugins are slow.")
 	m.laneFull = counter("lane_refusals", "Uplinks that were refused because too many wait for their domain's plugins.")
 	m.overloaded = counter("uplinks_overloaded", "Uplinks that were refused because a queue was full.")

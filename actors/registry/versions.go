@@ -378,3 +378,13 @@ func ofOldRow(p *dunlin.Plugin) {
 		p.Versions = append(p.Versions, dunlin.PluginVersion{Hash: h, Source: "upload"})
 	}
 }
+
+// Trials returns the plugins that have a trial now, of all tenants.
+func (r *Registry) Trials() (with []dunlin.Plugin) {
+	for _, p := range r.view.Load().plugins {
+		if p.Trial != nil {
+			with = append(with, *p)
+		}
+	}
+	return with
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/dunlin-iot/dunlin/actors/router"
 	"github.com/dunlin-iot/dunlin/actors/sessions"
 	"github.com/dunlin-iot/dunlin/actors/stream"
+	"github.com/dunlin-iot/dunlin/actors/trial"
 	"github.com/dunlin-iot/dunlin/cluster"
 	"github.com/dunlin-iot/dunlin/cluster/keys"
 	"github.com/dunlin-iot/dunlin/cluster/placement"
@@ -64,6 +65,7 @@ type Node struct {
 	host      *plugins.Host
 	cluster   *cluster.Cluster
 	directory *actors.Directory
+	trials    trial.Book
 	registry  *registry.Registry
 	router    *router.Router
 	modules   *router.Modules
@@ -200,7 +202,8 @@ func (n *Node) openActors(context.Context) error {
 	var err error
 	n.directory, err = actors.New(actors.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, DefaultDomain: dunlin.DomainID(n.cfg.DefaultDomain),
 		WindowMax: window, EntryVersion: n.cluster.EntryVersion, Refuse: n.diskFull, Log: n.obs.Log, Metrics: n.obs.Metrics},
-		actors.Deps{Processor: n.host, Committer: n.cluster, States: n.db.State(), History: n.db.State(), Rules: n.registry.Rules})
+		actors.Deps{Processor: n.host, Committer: n.cluster, States: n.db.State(), History: n.db.State(), Rules: n.registry.Rules,
+			Labels: n.labels, Trials: &n.trials})
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (n *Node) openRoutes(context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []func(context.Context) error{n.router.Run, n.modules.Run, n.feed.Run, n.sessions.Run} {
+	for _, f := range []func(context.Context) error{n.router.Run, n.modules.Run, n.feed.Run, n.sessions.Run, n.judge} {
 		n.middle.run(n, f)
 	}
 	return nil
@@ -110,6 +110,8 @@ func (n *Node) serve(ctx context.Context, from dunlin.NodeID, method string, bod
 		return n.feed.Serve(ctx, from, method, body)
 	case "sess":
 		return n.sessions.Serve(ctx, from, method, body)
+	case "trial":
+		return n.serveTrial(method, body)
 	}
 	return n.router.Serve(ctx, from, method, body)
 }
