@@ -20,14 +20,15 @@ type Recording struct {
 	end   uint64 // position at which it ends: the head when it began
 	began dunlin.Time
 	since dunlin.Time
+	log   bool // before the archive
 	pack  *packer
 	walk  segmentWalk
 	found []archived
 }
 
-// Recording begins to read a shard's entries of since and later. What is applied from now on does not belong to it. Close
-// ends it.
-func (j *Journal) Recording(shard dunlin.ShardID, since dunlin.Time) (*Recording, error) {
+// Recording begins to read a shard's entries of since and later. What is applied from now on does not belong to it. With states
+// set it takes from the log what is still there: plugins' states are not in the archive. Close ends it.
+func (j *Journal) Recording(shard dunlin.ShardID, since dunlin.Time, states bool) (*Recording, error) {
 	if int(shard) >= j.shards {
 		return nil, fmt.Errorf("recording: %w: shard %d, there are %d", dunlin.ErrInvalid, shard, j.shards)
 	}
@@ -35,7 +36,7 @@ func (j *Journal) Recording(shard dunlin.ShardID, since dunlin.Time) (*Recording
 	if err != nil {
 		return nil, err
 	}
-	r := &Recording{j: j, shard: shard, since: since, end: j.Head(shard), pack: p}
+	r := &Recording{j: j, shard: shard, since: since, log: states, end: j.Head(shard), pack: p}
 	r.walk.mem = reuse()
 	r.walk.words = make(map[string]string)
 	if err := r.seek(); err != nil {
@@ -83,6 +84,11 @@ func (r *Recording) Next(items []dunlin.FeedItem) ([]dunlin.FeedItem, error) {
 }
 
 func (r *Recording) more(items []dunlin.FeedItem) ([]dunlin.FeedItem, error) {
+	if r.log && r.next < r.end {
+		if items, err := r.rows(items); !errors.Is(err, dunlin.ErrCursorLost) {
+			return items, err
+		}
+	}
 	info, ok, err := r.j.archive.covering(r.shard, r.next)
 	if err != nil {
 		return items, err
@@ -93,10 +99,16 @@ func (r *Recording) more(items []dunlin.FeedItem) ([]dunlin.FeedItem, error) {
 	if r.next >= r.end {
 		return items, io.EOF
 	}
-	rows, err := r.j.log.Read(r.shard, r.next, r.end, followBytes)
+	items, err = r.rows(items)
 	if errors.Is(err, dunlin.ErrCursorLost) { // archived meanwhile, or gone
 		return items, r.skip()
 	}
+	return items, err
+}
+
+// rows reads a piece of the log from the position on.
+func (r *Recording) rows(items []dunlin.FeedItem) ([]dunlin.FeedItem, error) {
+	rows, err := r.j.log.Read(r.shard, r.next, r.end, followBytes)
 	if err != nil {
 		return items, err
 	}

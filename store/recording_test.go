@@ -50,7 +50,7 @@ func TestRecordingIsTheJournal(t *testing.T) {
 			}
 			at = upTo
 		}
-		r, err := db.Journal().Recording(2, since)
+		r, err := db.Journal().Recording(2, since, false)
 		if err != nil {
 			t.Fatal(err)
 		}

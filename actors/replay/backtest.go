@@ -364,7 +364,7 @@ func (s *Service) install(ctx context.Context, p Processor, t *task, module []by
 }
 
 func (s *Service) shard(ctx context.Context, r *shardRun, sh dunlin.ShardID) error {
-	rd, err := s.deps.Past(sh, r.begin)
+	rd, err := s.deps.Past(sh, r.begin, false)
 	if err != nil {
 		return err
 	}

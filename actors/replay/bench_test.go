@@ -129,7 +129,9 @@ func BenchmarkBacktest(b *testing.B) {
 	w := &world{t: b, modules: map[dunlin.ModuleHash][]byte{}, domain: &dunlin.Domain{Tenant: "default", ID: "d"}, plugins: map[string]*dunlin.Plugin{}}
 	w.rules = &device.Rules{Tenant: "default", Domain: "d", Stages: []dunlin.Stage{{Plugin: "threshold", Name: "threshold", Hash: deployed, Config: []byte(`{}`)}}}
 	s, err := New(Config{Shards: benchShards, ShardOf: benchShardOf}, Deps{Registry: w, Module: w.module,
-		Past: func(sh dunlin.ShardID, since dunlin.Time) (Reader, error) { return db.Journal().Recording(sh, since) },
+		Past: func(sh dunlin.ShardID, since dunlin.Time, states bool) (Reader, error) {
+			return db.Journal().Recording(sh, since, states)
+		},
 		Open: func() (Processor, error) {
 			return plugins.Open(plugins.Config{CacheDir: filepath.Join(tempDir(), "cache"), Module: w.module})
 		}})

@@ -18,9 +18,9 @@ import (
 
 // Bounds of an explanation.
 const (
-	rebuildSpan  = 24 * time.Hour      // how much earlier the device begins, to have a state by then
-	rebuildWhole = 14 * 24 * time.Hour // of a device that is younger than that, all is run again
-	windowTurns  = 512                 // between resets of the recording's memory
+	rebuildSpan = 24 * time.Hour      // how much earlier the device begins, to have a state by then
+	rebuildMore = 14 * 24 * time.Hour // if the turn comes to something else from that state
+	windowTurns = 512                 // between resets of the recording's memory
 )
 
 // occurrenceID is an alert's id, taken apart.
@@ -131,21 +131,29 @@ func (s *Service) explainHere(ctx context.Context, sh dunlin.ShardID, a *dunlin.
 	if rules == nil || len(rules.Stages) == 0 {
 		return nil, fmt.Errorf("%w: domain %s has no pipeline any more, with which to run the turn again", dunlin.ErrConflict, a.Domain)
 	}
-	since := a.RaisedAt.Add(-rebuildSpan)
-	if whole := a.RaisedAt.Add(-rebuildWhole); a.RaisedSeq < uint64(rebuildWhole/time.Second) {
-		since = whole // a device of which there isn't much
-	}
 	p, err := s.deps.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = p.Close() }() // what it held is memory
-	rd, err := s.deps.Past(sh, max(since, 0))
+	t := &task{tenant: a.Tenant, domain: a.Domain, device: a.Device, pipeline: slices.Clone(rules.Stages)}
+	x, err := s.rewind(ctx, p, t, sh, a, rebuildSpan)
+	if err != nil || x.Same || x.Whole || x.StateFrom == "log" {
+		return x, err
+	}
+	if more, err := s.rewind(ctx, p, t, sh, a, rebuildMore); err == nil {
+		return more, nil
+	}
+	return x, nil
+}
+
+// rewind runs the device's turns again from a span before the alert on.
+func (s *Service) rewind(ctx context.Context, p Processor, t *task, sh dunlin.ShardID, a *dunlin.Alert, span time.Duration) (*dunlin.Explanation, error) {
+	rd, err := s.deps.Past(sh, max(a.RaisedAt.Add(-span), 0), true)
 	if err != nil {
 		return nil, err
 	}
 	defer rd.Close()
-	t := &task{tenant: a.Tenant, domain: a.Domain, device: a.Device, pipeline: slices.Clone(rules.Stages)}
 	w := &rewind{alert: a, out: &dunlin.Explanation{Alert: *a, Shard: sh, Stage: -1}, repeat: newRepeat(t, p, s.cfg.Clock, &costs{})}
 	return w.find(ctx, rd)
 }
@@ -229,12 +237,6 @@ func (w *rewind) turn(it *dunlin.FeedItem, ch *dunlin.Change) error {
 	r := w.repeat
 	r.begin(w.twin, ch)
 	target := ch.Version >= w.alert.RaisedSeq
-	if target {
-		for i := range r.pipeline {
-			w.out.Before = append(w.out.Before, 0) // replaced below, once the stage is known
-			_ = i
-		}
-	}
 	states := make(map[uint8][]byte)
 	if target {
 		for i := range ch.Stages {
@@ -303,10 +305,9 @@ func (w *rewind) stageOf(a *again) int {
 	if len(a.was.Stages) == 1 {
 		return 0
 	}
-	for i, st := range w.repeat.raised {
-		if st.rule == w.alert.Rule && st.key == w.alert.Key {
-			_ = i
-			return st.stage
+	for _, by := range w.repeat.raised {
+		if by.rule == w.alert.Rule && by.key == w.alert.Key {
+			return by.stage
 		}
 	}
 	return -1

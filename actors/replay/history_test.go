@@ -11,10 +11,9 @@ import (
 func TestDeployedVersionRepeatsHistory(t *testing.T) {
 	w := newWorld(t)
 	w.stage("fickle", module(t), `{"above": 9}`)
-	w.days(0, 2, 6, true)
-	if err := w.db.Sync(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	w.days(0, 1, 6, true)
+	w.archive()
+	w.days(1, 2, 6, true)
 	w.pass(1)
 	rep := w.backtest(w.service(Config{}), dunlin.Backtest{Since: worldStart}, nil)
 	t.Log(summary(rep))

@@ -24,8 +24,15 @@ type repeat struct {
 	whose []int // turns of calls
 	turns []again
 
-	// Of the outcomes of the last entry, by turn, for who wants to know more.
-	logs []string
+	// Of the last entry, for who wants to know more.
+	logs   []string
+	raised []raisedBy
+}
+
+// raisedBy says which of a turn's stages raised an alert.
+type raisedBy struct {
+	rule, key string
+	stage     int // in the change's
 }
 
 // twin is a device that goes through its turns again.
@@ -89,7 +96,7 @@ func (r *repeat) begin(t *twin, was *dunlin.Change) {
 
 // run lets all stages run on the turns that begin put there.
 func (r *repeat) run(at dunlin.Time) error {
-	r.logs = r.logs[:0]
+	r.logs, r.raised = r.logs[:0], r.raised[:0]
 	for len(r.works) < len(r.turns) {
 		r.works = append(r.works, &dunlin.Work{})
 	}
@@ -146,7 +153,11 @@ func (r *repeat) together(i, stage int, at dunlin.Time) error {
 		a.fuel += w.Outcome.FuelUsed
 		r.cost.Fuel += w.Outcome.FuelUsed
 		r.logs = append(r.logs, w.Outcome.Logs...)
+		alerts := len(a.now.Alerts)
 		a.twin.m.StageOf(&a.now, &device.Origin{Stage: like.Stage, Hash: st.Hash, Made: st.Made, Now: at, Effects: true}, &w.Outcome)
+		for i := range a.now.Alerts[alerts:] {
+			r.raised = append(r.raised, raisedBy{a.now.Alerts[alerts+i].Rule, a.now.Alerts[alerts+i].Key, stage})
+		}
 		r.cost.turn(&a.now, at)
 	}
 	return nil

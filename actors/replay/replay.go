@@ -97,8 +97,8 @@ func (c *Config) complete() error {
 
 // Deps are what a Service works with. Without Places and Caller all shards are taken to be here.
 type Deps struct {
-	// Past begins to read what a shard here keeps, from a moment on.
-	Past func(shard dunlin.ShardID, since dunlin.Time) (Reader, error)
+	// Past begins to read what a shard here keeps, from a moment on; with plugins' states, as far as they are kept.
+	Past func(shard dunlin.ShardID, since dunlin.Time, states bool) (Reader, error)
 	// Open makes a Processor for one back-test.
 	Open func() (Processor, error)
 	// Module returns the bytes of a module that some plugin has.

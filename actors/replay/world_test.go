@@ -60,6 +60,15 @@ func module(t testing.TB) []byte {
 	return b
 }
 
+func coldChain(t testing.TB) []byte {
+	t.Helper()
+	b, err := os.ReadFile("../../cmd/dunlin/internal/builtin/modules/cold-chain.wasm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 const worldShards = 2
 
 var worldStart = dunlin.TimeOf(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC))
@@ -189,6 +198,19 @@ func (w *world) restart() {
 	w.open()
 }
 
+// archive moves what is in the log to the archive.
+func (w *world) archive() {
+	w.t.Helper()
+	if err := w.db.Sync(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	for sh := range dunlin.ShardID(worldShards) {
+		if err := w.db.Log().Truncate(sh, w.db.State().Durable(sh)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
 // Propose implements actors.Committer: what is proposed is committed.
 func (w *world) Propose(sh dunlin.ShardID, term uint64, data []byte, done func(uint64, error)) {
 	w.mu.Lock()
@@ -280,8 +302,11 @@ func (w *world) service(cfg Config) *Service {
 	w.t.Helper()
 	cfg.Shards, cfg.ShardOf, cfg.Clock = worldShards, shardOf, w.clock
 	s, err := New(cfg, Deps{Registry: w, Module: w.module,
-		Past: func(sh dunlin.ShardID, since dunlin.Time) (Reader, error) { return w.db.Journal().Recording(sh, since) },
-		Open: func() (Processor, error) { return w.openHost() }})
+		Past: func(sh dunlin.ShardID, since dunlin.Time, states bool) (Reader, error) {
+			return w.db.Journal().Recording(sh, since, states)
+		},
+		Open:      func() (Processor, error) { return w.openHost() },
+		Inspector: w.dir, Ingestor: w.dir, Updates: w.dir})
 	if err != nil {
 		w.t.Fatal(err)
 	}
