@@ -1,0 +1,98 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// run runs a dunlin command against the node and returns what it prints; it must succeed.
+func (n *node) run(args ...string) string {
+	n.t.Helper()
+	cmd := exec.CommandContext(n.t.Context(), binary, args...)
+	cmd.Env = append(os.Environ(), "DUNLIN_SERVER="+n.HTTP)
+	out, err := cmd.Output()
+	if err != nil {
+		stderr := ""
+		if e, ok := err.(*exec.ExitError); ok {
+			stderr = string(e.Stderr)
+		}
+		n.t.Fatalf("dunlin %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr)
+	}
+	return string(out)
+}
+
+// plugin returns what the node knows of a plugin.
+func (n *node) plugin(name string) (p dunlin.Plugin) {
+	n.t.Helper()
+	if err := json.Unmarshal([]byte(n.run("plugin", "versions", name, "-o", "json")), &p); err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+// TestTrialsAreJudged: on three nodes a canary that holds its gates is promoted by itself, and a shadow that doesn't is taken back
+// with the reason.
+func TestTrialsAreJudged(t *testing.T) {
+	n := start(t, "dev", "--nodes", "3", "--sim", "0")
+	dir := t.TempDir()
+	module, err := os.ReadFile(filepath.Join("internal", "builtin", "modules", "cold-chain.wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	other := func(i byte) []byte { return append(append([]byte(nil), module...), 0, 2, 1, 'a'+i) } // the same with a custom section more
+	n.run("plugin", "push", file("rule.wasm", module), "--name", "rule")
+	n.run("apply", "-f", file("d.yaml", []byte("id: halls\nowner: o\nunknown_devices: register\npipeline: [{plugin: rule}]\n")))
+	var csv strings.Builder
+	csv.WriteString("timestamp,value\n")
+	for i := range 20 {
+		fmt.Fprintf(&csv, "2020-05-01 00:%02d:00,4.5\n", i)
+	}
+	readings := file("r.csv", []byte(csv.String()))
+	sent := 0
+	send := func() {
+		sent++
+		device := fmt.Sprint("hall-", sent%5)
+		n.run("device", "add", device, "--domain", "halls")
+		n.run("sim", "run", "--csv", readings, "--device", device, "--metric", "temp", "--mqtt", n.MQTT)
+	}
+	send()
+
+	n.run("plugin", "push", file("next.wasm", other(0)), "--name", "rule", "--no-activate")
+	first := n.plugin("rule")
+	candidate := first.Versions[0].Hash
+	n.run("plugin", "canary", "rule", candidate.String(), "--share", "100", "--inputs-min", "30", "--latency-max", "1s", "--promote-after", "1s")
+	until(t, "the canary is promoted", func() bool {
+		send()
+		return n.plugin("rule").Hash == candidate
+	})
+	p := n.plugin("rule")
+	if a := p.Activations[0]; a.By != "dunlin" || !strings.HasPrefix(a.Reason, "promoted: no gate was hit in ") || a.From != first.Hash || p.Trial != nil {
+		t.Errorf("promoted as %+v", a)
+	}
+
+	n.run("plugin", "push", file("worse.wasm", other(1)), "--name", "rule", "--no-activate")
+	worse := n.plugin("rule").Versions[0].Hash
+	n.run("plugin", "shadow", "rule", worse.String(), "--inputs-min", "30", "--latency-max", "1ns")
+	until(t, "the shadow is taken back", func() bool {
+		send()
+		return n.plugin("rule").Trial == nil
+	})
+	p = n.plugin("rule")
+	if a := p.Activations[0]; p.Hash != candidate || !strings.Contains(a.Reason, "in the plugin, more than 1ns") || !strings.Contains(p.Versions[0].Banned, "more than 1ns") {
+		t.Errorf("taken back as %+v, banned %q", a, p.Versions[0].Banned)
+	}
+}
