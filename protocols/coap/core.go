@@ -19,6 +19,7 @@ func links() []link {
 	return []link{
 		{"/t", [][2]string{{"rt", "dunlin.telemetry"}, {"ct", "110 112 50 60 0 42"}, {"title", "POST, also d/{id}/t"}}},
 		{"/s", [][2]string{{"rt", "dunlin.twin"}, {"ct", "110 112 50 60"}, {"title", "GET, also d/{id}/s"}}},
+		{"/c", [][2]string{{"rt", "dunlin.commands"}, {"ct", "50 60"}, {"title", "GET, also d/{id}/c; POST an answer to c/{command}"}}},
 		{"/.well-known/core", [][2]string{{"ct", "40"}}},
 	}
 }

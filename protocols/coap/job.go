@@ -19,7 +19,8 @@ type plan struct {
 
 	twin      bool
 	device    dunlin.DeviceID      // "": the principal's
-	format    dunlin.ContentFormat // of the twin
+	commands  bool                 // what is asked of the twin are its commands
+	format    dunlin.ContentFormat // of the answer
 	principal dunlin.Principal     // if login is not set; the worker sets it otherwise
 }
 
@@ -114,6 +115,10 @@ func (g *Gateway) do(ctx context.Context, j *job) {
 		j.twinErr = causeOf(ctx, err)
 		return
 	}
+	if j.commands {
+		j.body = appendCommands(j.body[:0], tw.Commands, j.format)
+		return
+	}
 	j.body = appendTwin(j.body[:0], tw, j.format)
 }
 
@@ -133,8 +138,12 @@ func (rd *reader) jobDone(c *call) {
 	if c.job.login && !rd.loggedIn(in, c.job) {
 		return
 	}
-	if in.target == telemetry {
+	switch in.target {
+	case telemetry:
 		rd.telemetry(in)
+		return
+	case result:
+		rd.result(in)
 		return
 	}
 	rd.twinAnswer(in, c.job)

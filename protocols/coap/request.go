@@ -17,6 +17,8 @@ const (
 	nothing   target = iota
 	telemetry        // d/{id}/t, or t
 	twin             // d/{id}/s, or s
+	commands         // d/{id}/c, or c
+	result           // d/{id}/c/{command}, or c/{command}
 	core             // .well-known/core
 )
 
@@ -47,8 +49,9 @@ type inbound struct {
 
 	target    target
 	segments  int
-	path      [3][]byte
+	path      [4][]byte
 	device    []byte // of d/{id}/…; nil: the one that the credential names
+	command   []byte // of result
 	format    int    // Content-Format; -1: absent
 	accept    int    // Accept; -1: absent
 	block1    block
@@ -150,24 +153,34 @@ func (in *inbound) query(q []byte) {
 }
 
 func (in *inbound) route() {
-	leaf := nothing
-	if in.segments >= 1 && in.segments <= len(in.path) {
-		switch string(in.path[in.segments-1]) {
-		case "t":
-			leaf = telemetry
-		case "s":
-			leaf = twin
-		}
+	if in.segments > len(in.path) {
+		return
+	}
+	path := in.path[:in.segments]
+	if len(path) == 2 && string(path[0]) == ".well-known" && string(path[1]) == "core" {
+		in.target = core
+		return
+	}
+	if len(path) > 2 && string(path[0]) == "d" {
+		in.device, path = path[1], path[2:]
 	}
 	switch {
-	case in.segments == 3 && string(in.path[0]) == "d":
-		in.target, in.device = leaf, in.path[1]
-	case in.segments == 1:
-		in.target = leaf
-	case in.segments == 2 && string(in.path[0]) == ".well-known" && string(in.path[1]) == "core":
-		in.target = core
+	case len(path) == 1:
+		switch string(path[0]) {
+		case "t":
+			in.target = telemetry
+		case "s":
+			in.target = twin
+		case "c":
+			in.target = commands
+		}
+	case len(path) == 2 && string(path[0]) == "c":
+		in.target, in.command = result, path[1]
 	}
 }
+
+// posted reports whether the target takes POST, and not GET.
+func (t target) posted() bool { return t == telemetry || t == result }
 
 // handle answers a new request, or begins work on it.
 func (rd *reader) handle(r *endpoint.Request) {
@@ -184,16 +197,20 @@ func (rd *reader) handle(r *endpoint.Request) {
 		rd.refuse(in, codes.MethodNotAllowed, "unknown method")
 	case in.target == nothing:
 		rd.refuse(in, codes.NotFound, "no such resource")
-	case in.target == telemetry && r.Code != codes.POST:
+	case in.target.posted() && r.Code != codes.POST:
 		rd.refuse(in, codes.MethodNotAllowed, "only POST")
-	case in.target != telemetry && r.Code != codes.GET:
+	case !in.target.posted() && r.Code != codes.GET:
 		rd.refuse(in, codes.MethodNotAllowed, "only GET")
 	case rd.g.closing.Load():
 		rd.busy(in)
 	case in.target == telemetry:
 		rd.telemetry(in)
+	case in.target == result:
+		rd.result(in)
 	case in.target == twin:
 		rd.twin(in)
+	case in.target == commands:
+		rd.commands(in)
 	default:
 		rd.core(in)
 	}

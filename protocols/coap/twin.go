@@ -13,36 +13,11 @@ const twinMaxAge = 1
 // twin takes a GET on d/{id}/s or s.
 func (rd *reader) twin(in *inbound) {
 	format, ok := twinFormat(in.accept)
-	switch {
-	case !ok:
+	if !ok {
 		rd.refuse(in, codes.NotAcceptable, "formats are 110, 112, 50, 60")
 		return
-	case in.block1.set:
-		rd.badOption(in, message.Block1)
-		return
-	case in.block2.set && in.block2.szx == 7:
-		rd.refuse(in, codes.BadRequest, "block size 7 is reserved")
-		return
 	}
-	dev := dunlin.DeviceID(in.device)
-	if in.device != nil {
-		if err := dev.Validate(); err != nil {
-			rd.refuse(in, codes.BadRequest, err.Error())
-			return
-		}
-	}
-	want := plan{twin: true, device: dev, format: format}
-	p, known := rd.login(in, want) // a login that isn't known goes on with the twin
-	if !known {
-		return
-	}
-	if in.device == nil {
-		if want.device, known = rd.deviceOf(in, p); !known {
-			return
-		}
-	}
-	want.principal = p
-	rd.beginJob(in, want)
+	rd.question(in, plan{twin: true, format: format})
 }
 
 // twinFormat returns the format for an Accept option.

@@ -168,7 +168,7 @@ func TestCut(t *testing.T) {
 func TestLinks(t *testing.T) {
 	cl := dial(t, serve(t, Config{Open: true}, &rooms{}))
 	for query, want := range map[string]string{
-		"":                   `</t>;rt="dunlin.telemetry";ct="110 112 50 60 0 42";title="POST, also d/{id}/t",</s>;rt="dunlin.twin";ct="110 112 50 60";title="GET, also d/{id}/s",</.well-known/core>;ct="40"`,
+		"":                   `</t>;rt="dunlin.telemetry";ct="110 112 50 60 0 42";title="POST, also d/{id}/t",</s>;rt="dunlin.twin";ct="110 112 50 60";title="GET, also d/{id}/s",</c>;rt="dunlin.commands";ct="50 60";title="GET, also d/{id}/c; POST an answer to c/{command}",</.well-known/core>;ct="40"`,
 		"?rt=dunlin.twin":    `</s>;rt="dunlin.twin";ct="110 112 50 60";title="GET, also d/{id}/s"`,
 		"?href=/.well*":      `</.well-known/core>;ct="40"`,
 		"?ct=40":             `</.well-known/core>;ct="40"`,

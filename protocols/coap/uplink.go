@@ -142,13 +142,7 @@ func (rd *reader) uplink(in *inbound, p dunlin.Principal, format dunlin.ContentF
 	if p.Kind != dunlin.PrincipalOpen && p.ID != string(dev) {
 		u.Input.Sender = p.ID
 	}
-	if p.Kind == dunlin.PrincipalGateway {
-		if id := rd.g.packs.find(u, in.Payload); id != 0 {
-			u.MessageID = id
-		}
-	}
-	var err error
-	if c.pack, err = rd.g.deps.Decoder.Take(u, in.Payload); err != nil {
+	if err := rd.take(in, c); err != nil {
 		if in.call == nil {
 			rd.release(c)
 		}
@@ -184,6 +178,22 @@ func (rd *reader) uplink(in *inbound, p dunlin.Principal, format dunlin.ContentF
 		rd.last.Next = first
 	}
 	rd.last = last
+}
+
+// take makes the payload a part of the call's uplink.
+func (rd *reader) take(in *inbound, c *call) (err error) {
+	u := &c.up
+	if in.target == result {
+		u.Kind, u.Timer, u.Payload = dunlin.InputResult, string(in.command), bytes.Clone(in.Payload)
+		return nil
+	}
+	if u.Sender.Kind == dunlin.PrincipalGateway {
+		if id := rd.g.packs.find(u, in.Payload); id != 0 {
+			u.MessageID = id
+		}
+	}
+	c.pack, err = rd.g.deps.Decoder.Take(u, in.Payload)
+	return err
 }
 
 func (rd *reader) badPayload(in *inbound, err error) {
