@@ -7,32 +7,37 @@ import (
 )
 
 // Context is a device's turn: what came, and where to put what comes of it. It is only valid in a handler.
+//
+// What most turns don't ask for, such as the device's id, is read from the frame when it is asked for.
 type Context struct {
 	guest *Guest
-	now   Time
+	flags turn
 
+	now      Time
+	at       int // of the device's record in the frame
 	index    int // of the device in the frame; −1 before the first
-	seq      uint64
-	id       span // in the frame
-	came     span // in the frame: the state as it came
-	state    span // in what the guest's reader reads: the state as it came, or as Migrate left it
-	input    int  // of the device; −1 before the first
+	input    int // of the device; −1 before the first
 	received Time
 
-	start   int  // of the device's records in the answer
-	mark    int  // of the records of the input at hand; −1 if there is none
-	opened  bool // the answer names the device
-	failed  bool // a handler panicked or Fail was called
-	mute    bool // what handlers say is not taken: failed, or the input at hand is refused
-	saved   bool // what the guest's writer holds is the new state
-	inGroup bool
-	begun   bool // Begin was called
+	// In what the guest's reader reads: the state as it came, or as Migrate left it.
+	stateAt, stateSize int
+
+	start int // of the device's records in the answer
+	mark  int // of the records of the input at hand; −1 if there is none
 }
 
-// span is a part of the frame.
-type span struct{ at, size int }
+// turn is what is so about the turn at hand.
+type turn uint8
 
-func (s span) of(frame []byte) []byte { return frame[s.at : s.at+s.size : s.at+s.size] }
+const (
+	inGroup  turn = 1 << iota // there is a device
+	begun                     // Begin was called
+	failed                    // a handler panicked or Fail was called
+	mute                      // what handlers say is not taken: failed, or the input at hand is refused
+	opened                    // the answer names the device
+	saved                     // what the guest's writer holds is the new state
+	migrated                  // the state is not in the frame
+)
 
 // begin reads the device record of size bytes at an offset of the frame; false says that it is none.
 func (c *Context) begin(at, size int) bool {
@@ -41,100 +46,110 @@ func (c *Context) begin(at, size int) bool {
 	}
 	g := c.guest
 	lens := load64(g.frame, at+16)
-	id, state := int(uint32(lens)), int(lens>>32)
-	stateAt := abi.Align(abi.DeviceSize + id)
+	state := int(lens >> 32)
+	stateAt := abi.Align(abi.DeviceSize + int(uint32(lens)))
 	if stateAt+state > size {
 		return false
 	}
-	c.index++
-	c.seq = load64(g.frame, at+8)
-	c.id, c.came = span{at + abi.DeviceSize, id}, span{at + stateAt, state}
-	c.state = c.came
-	c.input, c.received, c.start, c.mark = -1, c.now, len(g.out), -1
-	c.opened, c.failed, c.mute, c.saved, c.inGroup, c.begun = false, false, false, false, true, false
-	if g.migrated != nil {
-		g.migrated, g.reader.b = nil, g.frame
+	if c.flags&migrated != 0 {
+		g.reader.b = g.frame
 	}
+	c.flags = inGroup
+	c.at = at
+	c.index++
+	c.input = -1
+	c.received = c.now
+	c.stateAt = at + stateAt
+	c.stateSize = state
+	c.start = len(g.out)
+	c.mark = -1
 	return true
 }
 
 // first calls Begin, behind the notes on the device and before the first of its inputs.
 func (c *Context) first() {
-	c.begun = true
-	if c.guest.p.Begin != nil && !c.failed {
+	c.flags |= begun
+	if c.guest.p.Begin != nil && c.flags&failed == 0 {
 		c.guest.p.Begin(c)
 	}
 }
 
 // next goes to the device's next input; false says that it is nobody's, or that the device has failed.
 func (c *Context) next(received Time) bool {
-	if !c.inGroup {
+	if c.flags&inGroup == 0 {
 		return false
 	}
-	if !c.begun {
+	if c.flags&begun == 0 {
 		c.first()
 	}
 	c.input++
 	c.received = received
-	if c.failed {
+	if c.flags&failed != 0 {
 		return false
 	}
-	c.mark, c.mute = len(c.guest.out), false
+	c.mark = len(c.guest.out)
+	c.flags &^= mute
 	return true
 }
 
 // note hands a note to its handler. What it makes of the state is what the device's other handlers see.
 func (c *Context) note(handler func()) {
-	if !c.inGroup || c.failed {
+	if c.flags&(inGroup|failed) != inGroup {
 		return
 	}
 	g := c.guest
 	handler()
-	if c.saved {
-		g.migrated = append([]byte{}, g.writer.b...) // the writer is used again
-		g.reader.b, c.state = g.migrated, span{0, len(g.migrated)}
+	if c.flags&saved != 0 {
+		g.reader.b = append([]byte{}, g.writer.bytes()...) // the writer is used again
+		c.stateAt, c.stateSize = 0, len(g.reader.b)
+		c.flags |= migrated
 	}
 }
 
 // end completes a device's turn.
 func (c *Context) end() {
-	if !c.inGroup {
-		return
-	}
-	if !c.begun {
+	if c.flags&(inGroup|begun) != inGroup|begun {
+		if c.flags&inGroup == 0 {
+			return
+		}
 		c.first()
 	}
 	g := c.guest
-	if !c.failed && g.p.End != nil {
-		c.mark, c.mute = -1, false
+	if c.flags&failed == 0 && g.p.End != nil {
+		c.mark = -1
+		c.flags &^= mute
 		g.p.End(c)
 	}
-	c.inGroup = false
-	if c.saved && !c.failed && !same(g.writer.b, g.frame, c.came.at, c.came.size) {
-		g.putState(c.index, c.opened)
+	c.flags &^= inGroup
+	if c.flags&(saved|failed) == saved {
+		g.keep()
 	}
 }
 
 // open names the device in the answer before the first record about it.
 func (c *Context) open() {
-	if !c.opened {
-		c.opened = true
+	if c.flags&opened == 0 {
+		c.flags |= opened
 		c.guest.out = abi.AppendGroup(c.guest.out, uint32(c.index))
 	}
 }
 
 func (c *Context) fail(why string) {
 	c.guest.out = c.guest.out[:c.start]
-	c.opened, c.failed, c.mute = false, true, true
+	c.flags = c.flags&^opened | failed | mute
 	c.open()
 	c.guest.out = abi.AppendText(c.guest.out, abi.KindError, 0, why)
 }
 
 // Device returns the device's id.
-func (c *Context) Device() string { return string(c.id.of(c.guest.frame)) }
+func (c *Context) Device() string {
+	g := c.guest
+	at := c.at + abi.DeviceSize
+	return string(g.frame[at : at+int(load32(g.frame, c.at+16))])
+}
 
 // Seq returns the sequence number of the input at hand: 1 for a device's first.
-func (c *Context) Seq() uint64 { return c.seq + uint64(max(c.input, 0)) }
+func (c *Context) Seq() uint64 { return load64(c.guest.frame, c.at+8) + uint64(max(c.input, 0)) }
 
 // Received returns when the input at hand was received; of a timer, when it was due.
 func (c *Context) Received() Time { return c.received }
@@ -145,7 +160,7 @@ func (c *Context) Now() Time { return c.now }
 // Fail refuses the device's inputs: nothing that the handlers made of them counts, and the reason is kept with them in
 // the dead-letter list. The readings themselves are kept.
 func (c *Context) Fail(why string) {
-	if !c.failed {
+	if c.flags&failed == 0 {
 		c.fail(why)
 	}
 }
@@ -156,11 +171,13 @@ func (c *Context) FailInput(why string) {
 	if c.mark < 0 {
 		c.Fail(why)
 	}
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	c.guest.out = c.guest.out[:c.mark]
-	c.opened, c.mute = c.mark > c.start, true
+	if c.flags |= mute; c.mark == c.start {
+		c.flags &^= opened
+	}
 	c.open()
 	c.guest.out = abi.AppendInputError(c.guest.out, uint32(c.input), why)
 }
@@ -198,7 +215,7 @@ func (c *Context) AlertKey(rule, key string, severity Severity, text string, val
 func (c *Context) ClearKey(rule, key string) { c.alert(rule, key, 0, 0, "", NoValue()) }
 
 func (c *Context) alert(rule, key string, flags uint16, severity Severity, text string, value float64) {
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	c.open()
@@ -215,7 +232,7 @@ func (c *Context) Emit(metric string, value float64) {
 
 // EmitDerived adds a derived reading.
 func (c *Context) EmitDerived(d Derived) {
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	if d.Time == 0 {
@@ -255,7 +272,7 @@ func (c *Context) SetTimer(name string, at Time) { c.setTimer(name, max(at, 1)) 
 func (c *Context) CancelTimer(name string) { c.setTimer(name, 0) }
 
 func (c *Context) setTimer(name string, at Time) {
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	c.open()
@@ -265,7 +282,7 @@ func (c *Context) setTimer(name string, at Time) {
 // Command asks the device to do something until deadline (0: a day from now); its answer comes as a Result. The plugin's manifest
 // must have the capability "command". format is the payload's content format, as in CoAP.
 func (c *Context) Command(name string, format uint16, payload []byte, deadline Time) {
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	c.open()
@@ -275,7 +292,7 @@ func (c *Context) Command(name string, format uint16, payload []byte, deadline T
 // Publish sends a message to the applications that subscribe to the topic. The plugin's manifest must have the capability
 // "publish".
 func (c *Context) Publish(topic string, format uint16, payload []byte) {
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	c.open()
@@ -284,7 +301,7 @@ func (c *Context) Publish(topic string, format uint16, payload []byte) {
 
 // Log writes a line to the node's log, with the plugin and the device. The node limits how many it takes.
 func (c *Context) Log(text string) {
-	if c.mute {
+	if c.flags&mute != 0 {
 		return
 	}
 	c.open()
@@ -292,10 +309,14 @@ func (c *Context) Log(text string) {
 }
 
 // State returns the device's state as it came, or as Migrate left it. It must not be changed.
-func (c *Context) State() []byte { return c.state.of(c.guest.reader.b) }
+func (c *Context) State() []byte {
+	last := c.stateAt + c.stateSize
+	return c.guest.reader.b[c.stateAt:last:last]
+}
 
 // SetState makes b the device's new state. b is copied.
 func (c *Context) SetState(b []byte) {
-	w := &c.guest.writer
-	w.b, c.saved = append(w.b[:0], b...), true
+	w := c.Save()
+	w.room(len(b))
+	w.n = copy(w.b, b)
 }

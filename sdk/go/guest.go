@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/dunlin-iot/dunlin/plugins/abi"
@@ -18,8 +19,6 @@ type Guest struct {
 	off                int // of the record at hand
 	report, reportSize int // the telemetry record at hand
 
-	migrated []byte // the state as Migrate left it; nil if it didn't
-
 	reader StateReader
 	writer StateWriter
 	out    []byte
@@ -29,6 +28,7 @@ type Guest struct {
 func NewGuest(p Plugin) *Guest {
 	g := &Guest{p: p, names: make([]string, 1, 64)}
 	g.ctx.guest = g
+	g.writer.b = make([]byte, stateRoom+slack)
 	return g
 }
 
@@ -88,7 +88,12 @@ func (g *Guest) configure(body []byte) (failure string) {
 func (g *Guest) Process(frame []byte) (out []byte, failed bool) {
 	g.out, g.frame, g.off = g.out[:0], frame, 0
 	g.reader.b = frame
-	g.ctx = Context{guest: g, index: -1}
+	g.ctx.flags, g.ctx.index, g.ctx.now = 0, -1, 0
+	if len(frame) >= batchSize {
+		if h := load64(frame, 0); h == batchSize|uint64(abi.KindBatch)<<32 {
+			g.ctx.now, g.off = Time(load64(frame, 8)), batchSize
+		}
+	}
 	for {
 		switch g.run() {
 		case ranToEnd:
@@ -121,34 +126,33 @@ func (g *Guest) run() (end int) {
 		}
 	}()
 	for {
-		at, left, kind := g.off, len(g.frame)-g.off, abi.Kind(0)
-		if left > 0 {
-			if left < abi.HeaderSize {
+		at := g.off
+		left := len(g.frame) - at
+		if left < abi.HeaderSize {
+			if left != 0 {
 				return ranIntoBytes
 			}
-			h := load64(g.frame, at)
-			n := int(uint32(h))
-			if n < abi.HeaderSize || n > left {
-				return ranIntoBytes
-			}
-			kind, left, next = abi.Kind(h>>32), n, at+min(abi.Align(n), left)
+			ending = true
+			ctx.end()
+			return ranToEnd
 		}
-		if left == 0 || kind == abi.KindDevice {
+		h := load64(g.frame, at)
+		n := int(uint32(h))
+		if n < abi.HeaderSize || n > left {
+			return ranIntoBytes
+		}
+		next = min(at+abi.Align(n), len(g.frame)) // the last record's padding may be missing
+		ok := false
+		switch kind := abi.Kind(h >> 32); kind {
+		case abi.KindTelemetry:
+			ok = g.telemetry(at, n)
+		case abi.KindDevice:
 			ending = true
 			ctx.end()
 			ending = false
-		}
-		if left == 0 {
-			return ranToEnd
-		}
-		ok := true
-		switch kind {
-		case abi.KindTelemetry:
-			ok = g.telemetry(at, left)
-		case abi.KindDevice:
-			ok = ctx.begin(at, left)
+			ok = ctx.begin(at, n)
 		default:
-			ok = g.seldom(kind, uint16(load64(g.frame, at)>>48), g.frame[at:at+left])
+			ok = g.seldom(kind, uint16(h>>48), g.frame[at:at+n])
 		}
 		if !ok {
 			return ranIntoBytes
@@ -237,37 +241,73 @@ func eventOf(text []byte) Event {
 	return e
 }
 
-// putState appends what the state writer holds as the device's state, and the record that names the device if it isn't
-// opened yet: abi.AppendGroup and abi.AppendText in one step, since this is most of what most plugins answer.
-func (g *Guest) putState(index int, opened bool) {
-	state := g.writer.b
+// keep appends what the state writer holds as the device's state, unless it is the state that came, and the record that
+// names the device if it isn't opened yet: abi.AppendGroup and abi.AppendText in one step, since this is most of what most
+// plugins answer.
+func (g *Guest) keep() {
+	c, w := &g.ctx, &g.writer
+	n := w.n
+	came, size := c.stateAt, c.stateSize
+	if c.flags&migrated != 0 {
+		lens := load64(g.frame, c.at+16)
+		came, size = c.at+abi.Align(abi.DeviceSize+int(uint32(lens))), int(lens>>32)
+	}
+	if n == size && same(w.b, g.frame, came, n) {
+		return
+	}
 	at := len(g.out)
-	need := groupSize + abi.Align(abi.HeaderSize+len(state))
-	if cap(g.out)-at < need {
-		g.out = append(make([]byte, 0, 2*cap(g.out)+need), g.out...)
+	need := at + groupSize + abi.Align(abi.HeaderSize+n)
+	if cap(g.out) < need+blindly {
+		g.out = append(make([]byte, 0, 2*cap(g.out)+need+blindly), g.out...)
 	}
-	g.out = g.out[:at+need]
-	if opened {
-		need -= groupSize
-		g.out = g.out[:at+need]
-	} else {
-		store64(g.out, at, abi.HeaderSize+4|uint64(abi.KindGroup)<<32)
-		store64(g.out, at+8, uint64(index))
+	out := g.out[:cap(g.out)]
+	if c.flags&opened == 0 {
+		g.out = g.out[:need]
+		store64(out, at, abi.HeaderSize+4|uint64(abi.KindGroup)<<32)
+		store64(out, at+8, uint64(c.index))
 		at += groupSize
-		need -= groupSize
+	} else {
+		g.out = g.out[:need-groupSize]
 	}
-	store64(g.out, at+need-8, 0)
-	store64(g.out, at, uint64(abi.HeaderSize+len(state))|uint64(abi.KindState)<<32)
-	copy(g.out[at+abi.HeaderSize:], state)
+	store64(out, at, uint64(abi.HeaderSize+n)|uint64(abi.KindState)<<32)
+	at += abi.HeaderSize
+	if n > blindly {
+		copy(out[at:], w.b[:n])
+	}
+	store64(out, at, load64(w.b, 0))
+	store64(out, at+8, load64(w.b, 8))
+	store64(out, at+16, load64(w.b, 16))
+	store64(out, at+24, load64(w.b, 24))
+	store64(out, at+32, load64(w.b, 32))
+	last := n &^ 7 // the word with the padding, or one behind the record that does not count
+	store64(out, at+last, load64(w.b, last)&(1<<(8*uint(n&7))-1))
 }
 
-// same reports whether b is the size bytes at an offset of the frame.
-func same(b, frame []byte, at, size int) bool {
-	return len(b) == size && string(b) == string(frame[at:at+size])
+// blindly is how much of a state is copied without looking how long it is: both sides have that much.
+const blindly = 40
+
+// same reports whether the first n bytes of b are those at an offset of the frame. It goes word by word: states are small,
+// and calls dear.
+func same(b, frame []byte, at, n int) bool {
+	i := 0
+	for ; i+8 <= n; i += 8 {
+		if load64(b, i) != load64(frame, at+i) {
+			return false
+		}
+	}
+	for ; i < n; i++ {
+		if b[i] != frame[at+i] {
+			return false
+		}
+	}
+	return true
 }
 
-// groupSize is the size of a KindGroup record with its padding.
-const groupSize = 16
+// Sizes of records with their padding.
+const (
+	batchSize = 24
+	groupSize = 16
+)
 
 func (g *Guest) name(rec []byte) bool {
 	id, name, err := abi.Name(rec)
@@ -313,31 +353,53 @@ func (g *Guest) telemetry(at, size int) bool {
 	if n > (size-abi.TelemetrySize)/abi.ReadingSize {
 		return false
 	}
-	if !ctx.next(Time(load64(g.frame, at+8))) || g.p.Readings == nil {
+	received := Time(load64(g.frame, at+8))
+	if ctx.flags == inGroup { // the first input of most devices: as in next
+		ctx.flags = inGroup | begun
+		if g.p.Begin != nil {
+			g.p.Begin(ctx)
+		}
+	}
+	if ctx.flags&(inGroup|begun|failed|mute) == inGroup|begun {
+		ctx.input++
+		ctx.received = received
+		ctx.mark = len(g.out)
+	} else if !ctx.next(received) {
+		return true
+	}
+	if g.p.Readings == nil {
 		return true
 	}
 	if cap(g.rs) < n {
 		g.rs = make([]Reading, n, 2*n)
 	}
 	rs := g.rs[:n]
-	var all []abi.Reading
-	if n > 0 { // or there may be nothing behind the record
-		all = readings(g.frame, at+abi.TelemetrySize, n)
-	}
-	for i := range rs {
-		a, r := &all[i], &rs[i]
-		if r.id != a.Metric { // storing a pointer costs a guest more than comparing
-			r.Metric, r.id = g.lookup(a.Metric), a.Metric
+	for i, from := 0, at+abi.TelemetrySize; i < len(rs); i, from = i+1, from+abi.ReadingSize {
+		r := &rs[i]
+		h := load64(g.frame, from)
+		if r.id != uint32(h) { // storing a pointer costs a guest more than comparing
+			g.rename(r, uint32(h))
 		}
-		r.Time, r.Value, r.Kind, r.unit, r.at = Time(a.Time), a.Value, Kind(a.Kind), a.Unit, int32(i)
-		if a.Kind >= abi.ValueText {
-			r.Value = 0
+		r.take(h)
+		r.Time = Time(load64(g.frame, from+8))
+		r.Value = math.Float64frombits(load64(g.frame, from+16))
+		r.at = int32(i)
+		if r.Kind >= Text {
+			r.noNumber()
 		}
 	}
 	g.report, g.reportSize = at, size
 	g.p.Readings(ctx, rs)
 	return true
 }
+
+// rename and noNumber are calls, so that the compiler takes them for rare.
+//
+//go:noinline
+func (g *Guest) rename(r *Reading, id uint32) { r.Metric = g.lookup(id) }
+
+//go:noinline
+func (r *Reading) noNumber() { r.Value = 0 }
 
 // panicText says what a handler panicked with, without package fmt.
 func panicText(p any) string {

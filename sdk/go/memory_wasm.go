@@ -1,33 +1,38 @@
 package sdk
 
-import (
-	"unsafe"
+import "unsafe"
 
-	"github.com/dunlin-iot/dunlin/plugins/abi"
-)
-
-// readings returns the n readings at an offset of a frame where they lie: WebAssembly is little-endian and records are
-// aligned. The frame has them all.
-func readings(frame []byte, at, n int) []abi.Reading {
-	return (*[1 << 20]abi.Reading)(unsafe.Pointer(&frame[at]))[:n:n] // unsafe.Slice calls to check for overflow
-}
+// take sets what the first 8 bytes of a reading in a frame say: they lie in a Reading as they do there.
+func (r *Reading) take(h uint64) { *(*uint64)(unsafe.Pointer(&r.id)) = h }
 
 // getFloat32s reads vs from b, which has at least 4 bytes for each: WebAssembly may read at any address.
 func getFloat32s(vs []float32, b []byte) {
 	copy(float32Bytes(vs), b)
 }
 
-func appendFloat32s(b []byte, vs []float32) []byte {
-	return append(b, float32Bytes(vs)...)
-}
+func putFloat32s(b []byte, vs []float32) { copy(b, float32Bytes(vs)) }
+
+// bit is v's byte: a branch would cost more.
+func bit(v bool) byte { return *(*byte)(unsafe.Pointer(&v)) }
 
 func float32Bytes(vs []float32) []byte {
 	n := 4 * len(vs)
 	return (*[1 << 20]byte)(unsafe.Pointer(unsafe.SliceData(vs)))[:n:n]
 }
 
-// load64, load32 and store64 read and write at an offset that has so many bytes.
-func load64(b []byte, off int) uint64 { return *(*uint64)(unsafe.Pointer(&b[off])) }
-func load32(b []byte, off int) uint32 { return *(*uint32)(unsafe.Pointer(&b[off])) }
+// load64 and the like read and write at an offset that has so many bytes: the caller knows, and nobody checks.
+func load64(b []byte, off int) uint64 {
+	return *(*uint64)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), off))
+}
 
-func store64(b []byte, off int, v uint64) { *(*uint64)(unsafe.Pointer(&b[off])) = v }
+func load32(b []byte, off int) uint32 {
+	return *(*uint32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), off))
+}
+
+func store64(b []byte, off int, v uint64) {
+	*(*uint64)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), off)) = v
+}
+
+func store32(b []byte, off int, v uint32) {
+	*(*uint32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), off)) = v
+}

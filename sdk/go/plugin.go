@@ -131,11 +131,14 @@ type Reading struct {
 	Metric string
 	Time   Time    // when it was measured
 	Value  float64 // of a Number; 0 or 1 of a Boolean
-	Kind   Kind
 
-	unit uint16
-	id   uint32 // of Metric
-	at   int32  // in its report
+	// In the order and of the sizes that they have in a frame, see take.
+	id    uint32 // of Metric
+	unit  uint16
+	Kind  Kind
+	flags uint8
+
+	at int32 // in its report
 }
 
 // Derived is a reading that a plugin makes.

@@ -10,15 +10,15 @@ import (
 // Write a version first (Byte), and the numbers in a fixed order; a newer plugin can then tell what an older one wrote.
 func (c *Context) Load() *StateReader {
 	r := &c.guest.reader
-	r.off, r.last, r.short = c.state.at, c.state.at+c.state.size, false
+	r.off, r.last, r.short = c.stateAt, c.stateAt+c.stateSize, false
 	return r
 }
 
 // Save returns a writer of the device's new state. The state is written to disk whenever it changed: keep it small.
 func (c *Context) Save() *StateWriter {
-	c.saved = true
+	c.flags |= saved
 	w := &c.guest.writer
-	w.b = w.b[:0]
+	w.n = 0
 	return w
 }
 
@@ -124,45 +124,92 @@ func (r *StateReader) Text() string {
 	return s
 }
 
-// StateWriter writes a device's state.
-type StateWriter struct{ b []byte }
+// StateWriter writes a device's state: at most 64 KiB, as much as the runtime keeps.
+//
+// As with StateReader, its methods are small enough to be inlined, and move an offset: appending to a slice stores a pointer.
+type StateWriter struct {
+	b []byte // longer than what is written, by slack at least
+	n int    // what is written
+}
 
-// Byte writes a byte.
-func (w *StateWriter) Byte(v byte) { w.b = append(w.b, v) }
+// stateRoom is how much may be written without asking for room, and slack what a store may reach beyond.
+const (
+	stateRoom = 64 << 10
+	slack     = blindly
+)
 
-// Bool writes a bool: 1 byte.
-func (w *StateWriter) Bool(v bool) {
-	if v {
-		w.Byte(1)
-	} else {
-		w.Byte(0)
+// tooLarge is what a plugin panics with that writes more.
+const tooLarge = "state too large: more than 65536 bytes"
+
+func (w *StateWriter) bytes() []byte { return w.b[:w.n] }
+
+// room makes sure that n bytes have room.
+func (w *StateWriter) room(n int) {
+	if need := w.n + n + slack; need > len(w.b) {
+		w.b = append(make([]byte, 0, need), w.b...)[:need]
 	}
 }
 
+// Byte writes a byte.
+func (w *StateWriter) Byte(v byte) {
+	if w.n > stateRoom {
+		panic(tooLarge)
+	}
+	w.b[w.n] = v
+	w.n++
+}
+
+// Bool writes a bool: 1 byte.
+func (w *StateWriter) Bool(v bool) { w.Byte(bit(v)) }
+
 // Uint writes an unsigned number: 1 byte below 128, at most 10.
-func (w *StateWriter) Uint(v uint64) { w.b = binary.AppendUvarint(w.b, v) }
+func (w *StateWriter) Uint(v uint64) {
+	if w.n > stateRoom {
+		panic(tooLarge)
+	}
+	w.n += binary.PutUvarint(w.b[w.n:], v)
+}
 
 // Int writes a signed number: 1 byte from −64 to 63, at most 10.
 func (w *StateWriter) Int(v int64) { w.Uint(uint64(v)<<1 ^ uint64(v>>63)) }
 
 // Time writes a moment: 8 bytes.
-func (w *StateWriter) Time(v Time) { w.b = binary.LittleEndian.AppendUint64(w.b, uint64(v)) }
+func (w *StateWriter) Time(v Time) {
+	if w.n > stateRoom {
+		panic(tooLarge)
+	}
+	store64(w.b, w.n, uint64(v))
+	w.n += 8
+}
 
 // Float writes a float64: 8 bytes.
 func (w *StateWriter) Float(v float64) {
-	w.b = binary.LittleEndian.AppendUint64(w.b, math.Float64bits(v))
+	if w.n > stateRoom {
+		panic(tooLarge)
+	}
+	store64(w.b, w.n, math.Float64bits(v))
+	w.n += 8
 }
 
 // Float32 writes a float32: 4 bytes.
 func (w *StateWriter) Float32(v float32) {
-	w.b = binary.LittleEndian.AppendUint32(w.b, math.Float32bits(v))
+	if w.n > stateRoom {
+		panic(tooLarge)
+	}
+	store32(w.b, w.n, math.Float32bits(v))
+	w.n += 4
 }
 
 // Float32s writes float32s: 4 bytes each. Write them last: how many there are is not written.
-func (w *StateWriter) Float32s(vs []float32) { w.b = appendFloat32s(w.b, vs) }
+func (w *StateWriter) Float32s(vs []float32) {
+	w.room(4 * len(vs))
+	putFloat32s(w.b[w.n:], vs)
+	w.n += 4 * len(vs)
+}
 
 // Text writes a string: its length and its bytes.
 func (w *StateWriter) Text(v string) {
 	w.Uint(uint64(len(v)))
-	w.b = append(w.b, v...)
+	w.room(len(v))
+	w.n += copy(w.b[w.n:], v)
 }

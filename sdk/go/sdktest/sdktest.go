@@ -103,23 +103,42 @@ type Device struct {
 	state  []byte
 	timers map[string]sdk.Time
 	active map[string]Alert
+	notes  []byte // for the next turn
 }
 
-// Alert is an alert that the plugin raised or cleared.
+// Alert is what the plugin said about an alert: raised, updated, or else cleared.
 type Alert struct {
 	Rule, Key, Text string
-	Raise           bool
+	Raise, Update   bool
 	Severity        sdk.Severity
 	Value           float64 // NaN: none
 }
 
+// Command is a command to the device.
+type Command struct {
+	Name     string
+	Format   uint16
+	Payload  []byte
+	Deadline sdk.Time
+}
+
+// Publication is a message to applications.
+type Publication struct {
+	Topic   string
+	Format  uint16
+	Payload []byte
+}
+
 // Result is what came of one turn.
 type Result struct {
-	Device   string
-	Alerts   []Alert
-	Readings []sdk.Derived
-	Logs     []string
-	Failure  string
+	Device    string
+	Alerts    []Alert
+	Readings  []sdk.Derived
+	Commands  []Command
+	Published []Publication
+	Logs      []string
+	Refused   string // why the input was refused alone
+	Failure   string // why all of the device's inputs were
 }
 
 // Number returns a reading to send.
@@ -168,6 +187,38 @@ func (d *Device) SendRaw(format uint16, payload []byte) Result {
 	})
 }
 
+// Answer delivers what the device says to a command.
+func (d *Device) Answer(command string, format uint16, payload []byte) Result {
+	d.h.t.Helper()
+	return d.turn(func(dst []byte, _ *instance) []byte {
+		return abi.AppendCommandResult(dst, int64(d.h.now), format, false, command, payload)
+	})
+}
+
+// TimeOut delivers that nobody answered a command until its deadline.
+func (d *Device) TimeOut(command string) Result {
+	d.h.t.Helper()
+	return d.turn(func(dst []byte, _ *instance) []byte {
+		return abi.AppendCommandResult(dst, int64(d.h.now), 0, true, command, nil)
+	})
+}
+
+// Lifecycle delivers what happened to the device's registration, a JSON object: {"event":"registered","domain":"cold"}.
+func (d *Device) Lifecycle(event string) Result {
+	d.h.t.Helper()
+	return d.turn(func(dst []byte, _ *instance) []byte {
+		return abi.AppendLifecycle(dst, int64(d.h.now), []byte(event))
+	})
+}
+
+// HasStateOf gives the device a state that another version of the plugin made: Migrate is called with the next input.
+func (d *Device) HasStateOf(module uint32, state []byte) {
+	d.state, d.notes = bytes.Clone(state), abi.AppendMigrate(d.notes, module)
+}
+
+// Reconfigured makes the device's state one of another configuration: Configured is called with the next input.
+func (d *Device) Reconfigured() { d.notes = abi.AppendConfigured(d.notes) }
+
 // State returns the device's state.
 func (d *Device) State() []byte { return d.state }
 
@@ -195,12 +246,14 @@ func (d *Device) turn(input func(dst []byte, in *instance) []byte) Result {
 		frame = append(frame, in.names...)
 		in.names = nil
 		frame = abi.AppendDevice(frame, d.seq, d.ID, d.state)
+		frame = append(frame, d.notes...)
 		out, failed := in.guest.Process(append(frame, body...))
 		if failed {
 			return Result{Device: d.ID, Failure: string(out)}
 		}
 		outs[i] = slices.Clone(out)
 	}
+	d.notes = nil
 	if !bytes.Equal(outs[0], outs[1]) {
 		h.t.Errorf("device %s, input %d: an instance that was made just now answers otherwise than an old one: "+
 			"the plugin keeps something outside its state", d.ID, d.seq)
@@ -225,14 +278,7 @@ func (d *Device) apply(out []byte) Result {
 		case abi.KindAlert:
 			a, err := abi.ReadAlert(flags, rec)
 			d.must(err)
-			alert := Alert{Rule: string(a.Rule), Key: string(a.Key), Text: string(a.Text), Raise: a.Raise,
-				Severity: sdk.Severity(a.Severity), Value: a.Value}
-			res.Alerts = append(res.Alerts, alert)
-			if name := alert.Rule + "\x00" + alert.Key; a.Raise {
-				d.active[name] = alert
-			} else {
-				delete(d.active, name)
-			}
+			res.Alerts = append(res.Alerts, d.alert(a))
 		case abi.KindReading:
 			x, err := abi.ReadDerived(rec)
 			d.must(err)
@@ -246,10 +292,40 @@ func (d *Device) apply(out []byte) Result {
 			}
 		case abi.KindLog:
 			res.Logs = append(res.Logs, string(abi.Body(rec)))
+		case abi.KindCommand:
+			c, err := abi.ReadCommand(rec)
+			d.must(err)
+			res.Commands = append(res.Commands, Command{Name: string(c.Name), Format: c.Format,
+				Payload: bytes.Clone(c.Payload), Deadline: sdk.Time(c.Deadline)})
+		case abi.KindPublish:
+			p, err := abi.ReadPublish(rec)
+			d.must(err)
+			res.Published = append(res.Published, Publication{Topic: string(p.Topic), Format: p.Format, Payload: bytes.Clone(p.Payload)})
 		case abi.KindError:
-			res.Failure = string(abi.Body(rec))
+			if flags&abi.FlagInput == 0 {
+				res.Failure = string(abi.Body(rec))
+				continue
+			}
+			_, why, err := abi.ReadInputError(rec)
+			d.must(err)
+			res.Refused = string(why)
 		}
 	}
+}
+
+// alert does with what the plugin said what the runtime does: an active alert is only raised again if that is more severe.
+func (d *Device) alert(a abi.Alert) Alert {
+	alert := Alert{Rule: string(a.Rule), Key: string(a.Key), Text: string(a.Text), Raise: a.Raise, Update: a.Update,
+		Severity: sdk.Severity(a.Severity), Value: a.Value}
+	name := alert.Rule + "\x00" + alert.Key
+	was, active := d.active[name]
+	switch {
+	case a.Raise && (!active || alert.Severity > was.Severity), a.Update && active:
+		d.active[name] = alert
+	case !a.Raise && !a.Update:
+		delete(d.active, name)
+	}
+	return alert
 }
 
 func (d *Device) must(err error) {

@@ -49,12 +49,15 @@ func newPlugin() sdk.Plugin {
 	c := &coldChain{}
 	return sdk.Plugin{
 		Configure: c.configure,
-		Begin:     func(ctx *sdk.Context) { c.mem.load(ctx.Load()) },
+		Begin:     c.begin,
 		Readings:  c.readings,
 		Timer:     c.timer,
-		End:       func(ctx *sdk.Context) { c.mem.save(ctx.Save()) },
+		End:       c.end,
 	}
 }
+
+func (c *coldChain) begin(ctx *sdk.Context) { c.mem.load(ctx.Load()) }
+func (c *coldChain) end(ctx *sdk.Context)   { c.mem.save(ctx.Save()) }
 
 func (c *coldChain) configure(cfg *sdk.Config) error {
 	minutes := func(key string, otherwise float64) time.Duration {
