@@ -5,6 +5,6 @@ export { Config } from "./assembly/config";
 export { Context, Format, Level, Severity } from "./assembly/context";
 export { Lifecycle } from "./assembly/lifecycle";
 export { Plugin, register } from "./assembly/plugin";
-export { Kind, Metric, Reading, Readings, Time } from "./assembly/readings";
+export { HOUR, Kind, MINUTE, Metric, Reading, Readings, SECOND, Time } from "./assembly/readings";
 export { StateReader, StateWriter } from "./assembly/state";
 import "./assembly/abort";

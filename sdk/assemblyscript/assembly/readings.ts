@@ -8,8 +8,13 @@ export namespace Kind {
   export const Data: u8 = 4; // bytes
 }
 
-/** A moment in microseconds since 1970, UTC. */
+/** A moment in microseconds since 1970, UTC; or a time span in microseconds. */
 export type Time = i64;
+
+/** Time spans. */
+export const SECOND: Time = 1_000_000;
+export const MINUTE: Time = 60 * SECOND;
+export const HOUR: Time = 60 * MINUTE;
 
 /** The names that the runtime told, by their ids; 0 is the empty name. */
 const names: string[] = [""];

@@ -1,10 +1,10 @@
 // Raises an alert when nothing was heard of a device for a while. Each report is only noted; the timer is not moved, but looks
 // at the note when it fires, and is armed for the remainder: an arming is written to disk, a note is part of the state anyway.
 
-import { Bytes, Config, Context, Plugin, Readings, Severity, Time, register } from "@dunlin/plugin";
+import { Bytes, Config, Context, MINUTE, Plugin, Readings, Severity, Time, register } from "@dunlin/plugin";
 
 class Absence extends Plugin {
-  after: Time = 60_000_000;
+  after: Time = MINUTE;
 
   configure(cfg: Config): void {
     this.after = <Time>(cfg.number("after_s", 60) * 1e6);

@@ -3,21 +3,14 @@ package scaffold_test
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"gopkg.in/yaml.v3"
-
-	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/cmd/dunlin/internal/scaffold"
 	"github.com/dunlin-iot/dunlin/plugins"
 )
@@ -52,40 +45,68 @@ func TestEveryLanguageBuildsAndPassesItsOwnTests(t *testing.T) {
 			}
 			noPlaceholders(t, dir)
 			link(t, lang, dir)
-			var out bytes.Buffer
-			file, err := scaffold.Build(t.Context(), dir, &out)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, &out)
-			}
+			wasm := build(t, dir)
 			native(t, lang, dir)
-			wasm, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
 			m, _, err := plugins.ReadManifest(wasm)
 			if err != nil || m.Name != "too-warm" || m.Version != "0.1.0" || !slices.Equal(m.Reads, []string{"temp"}) || len(m.Config) == 0 {
 				t.Fatalf("manifest %+v, %v", m, err)
 			}
-			h, err := plugins.Open(plugins.Config{Workers: 1, CacheDir: t.TempDir()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer h.Close()
-			rep, err := h.Check(t.Context(), wasm)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := h.Install(t.Context(), rep.Hash, wasm); err != nil {
-				t.Fatal(err)
-			}
-			cases, err := filepath.Glob(filepath.Join(dir, "tests", "*.yaml"))
-			if err != nil || len(cases) < 2 {
-				t.Fatalf("cases %v, %v", cases, err)
-			}
-			for _, c := range cases {
-				play(t, h, rep.Hash, c)
+			if n := playAll(t, dir, wasm); n < 2 {
+				t.Fatalf("%d cases", n)
 			}
 		})
+	}
+}
+
+// build builds the plugin in dir.
+func build(t *testing.T, dir string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	file, err := scaffold.Build(t.Context(), dir, &out)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &out)
+	}
+	wasm, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wasm
+}
+
+// The tutorial's files, in the order they stand in it: what it leads to builds, and does what its case says.
+func TestTheTypeScriptTutorial(t *testing.T) {
+	t.Parallel()
+	toolchain(t, "ts")
+	doc, err := os.ReadFile("../../../../docs/plugins-typescript.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(lang string, i int) []byte {
+		parts := strings.Split(string(doc), "```"+lang+"\n")
+		if len(parts) < i+2 {
+			t.Fatalf("there is no block %d of %s", i, lang)
+		}
+		text, _, _ := strings.Cut(parts[i+1], "```")
+		return []byte(text)
+	}
+	dir := filepath.Join(t.TempDir(), "door-open")
+	if err := scaffold.Write(dir, "door-open", "ts"); err != nil {
+		t.Fatal(err)
+	}
+	link(t, "ts", dir)
+	if err := os.RemoveAll(filepath.Join(dir, "tests")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "tests"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"plugin.ts": block("ts", 0), "dunlin.yaml": block("yaml", 0), "tests/door.yaml": block("yaml", 1)} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := playAll(t, dir, build(t, dir)); n != 1 {
+		t.Fatalf("%d cases", n)
 	}
 }
 
@@ -141,92 +162,6 @@ func noPlaceholders(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// caseFile is a file of tests/.
-type caseFile struct {
-	Config map[string]any
-	Steps  []struct {
-		At       time.Duration
-		Device   string
-		Readings map[string]float64
-		Expect   struct {
-			Alerts *[]struct {
-				Rule     string
-				Raised   bool
-				Severity string
-				Value    float64
-			}
-			State *string
-		}
-	}
-}
-
-// play runs one case, with the state that the module answers.
-func play(t *testing.T, h *plugins.Host, module dunlin.ModuleHash, file string) {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var c caseFile
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-	config, err := json.Marshal(c.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stage := &dunlin.Stage{Plugin: "p", Hash: module, Config: config}
-	states := map[string][]byte{}
-	for i, s := range c.Steps {
-		now := dunlin.Time(1_767_225_600_000_000 + s.At.Microseconds())
-		in := dunlin.Input{Kind: dunlin.InputTelemetry, Received: now}
-		for metric, v := range s.Readings {
-			in.Records = append(in.Records, dunlin.Record{Metric: metric, Kind: dunlin.Number, Num: v, Time: now})
-		}
-		work := &dunlin.Work{DeviceKey: dunlin.DeviceKey{Tenant: dunlin.DefaultTenant, Device: dunlin.DeviceID(s.Device)},
-			Seq: uint64(i + 1), State: states[s.Device], Inputs: []dunlin.Input{in}}
-		if err := h.Process("d", stage, 0, now, []*dunlin.Work{work}); err != nil || work.Outcome.Failure != "" {
-			t.Fatalf("%s, step %d: %v %s", file, i, err, work.Outcome.Failure)
-		}
-		if work.Outcome.State != nil {
-			states[s.Device] = work.Outcome.State
-		}
-		if want := s.Expect.State; want != nil && hex.EncodeToString(states[s.Device]) != *want {
-			t.Errorf("%s, step %d: state %x, want %s", file, i, states[s.Device], *want)
-		}
-		if s.Expect.Alerts == nil {
-			continue
-		}
-		var got, want []string
-		for _, a := range work.Outcome.Signals {
-			line := fmt.Sprintf("%s %v %v", a.Rule, a.Raise, value(a.Value))
-			if a.Raise {
-				line += " " + a.Severity.String()
-			}
-			got = append(got, line)
-		}
-		for _, a := range *s.Expect.Alerts {
-			line := fmt.Sprintf("%s %v %v", a.Rule, a.Raised, a.Value)
-			if a.Raised {
-				line += " " + a.Severity
-			}
-			want = append(want, line)
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s, step %d: alerts %q, want %q", file, i, got, want)
-		}
-	}
-}
-
-func value(v *float64) float64 {
-	if v == nil {
-		return math.NaN()
-	}
-	return *v
 }
 
 func TestNames(t *testing.T) {
