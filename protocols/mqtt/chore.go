@@ -38,6 +38,7 @@ func (g *Gateway) chore(c *conn, s *session, ch *chore) {
 		m.busy = false
 		t.out = appendSuback(t.out, ch.kind, ch.id, ch.codes, m.v5)
 		c.sendLocked(t)
+		c.feedLocked()
 		c.unpauseLocked(t)
 	}
 	c.mu.Unlock()

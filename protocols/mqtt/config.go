@@ -30,6 +30,7 @@ type Config struct {
 	ConnectTimeout   time.Duration // from accept to CONNACK; default 10 s
 	KeepAliveMax     time.Duration // longest keep alive, MQTT 5 clients are told; default 1 h, at most 65,535 s
 	SessionExpiryMax time.Duration // how long a session outlives its connection; default 24 h
+	FirstWordMax     time.Duration // how long messages of a session wait for what its client says first; default 100 ms; negative: not at all
 	HoldMax          time.Duration // how long a publish that is refused for now is offered again; default 60 s
 	WriteTimeout     time.Duration // how long a client may read nothing; default 30 s
 	DrainMax         time.Duration // how long closing waits for commits under way; default 400 ms
@@ -93,6 +94,9 @@ func (c *Config) validate() error {
 	}
 	if c.InputBytesMax <= 0 {
 		c.InputBytesMax = 128 << 20
+	}
+	if c.FirstWordMax == 0 {
+		c.FirstWordMax = 100 * time.Millisecond
 	}
 	if c.TopicAliasMax == 0 {
 		c.TopicAliasMax = 8

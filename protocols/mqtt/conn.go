@@ -60,6 +60,7 @@ type conn struct {
 		since   dunlin.Time // accepted
 		seen    dunlin.Time // last bytes from the client
 		stuck   dunlin.Time // since when the socket takes nothing
+		spoke   bool        // the client has said something since CONNACK
 		linger  dunlin.Time // until when the peer may read our last packet
 		mute    dunlin.Time // until when we hear what the peer said before it left; 0: it is there
 		left    int         // … how many bytes of that we still hear
@@ -149,8 +150,13 @@ func (c *conn) packetLocked(t *turn, buf []byte) (n int, err *fault) {
 	if err != nil || n == 0 {
 		return 0, err
 	}
+	spoke := m.phase == phaseOpen
 	if err = m.packet(t, f); err != nil {
 		return 0, err
+	}
+	if spoke && !c.mu.spoke {
+		c.mu.spoke = true
+		c.feedLocked()
 	}
 	switch {
 	case t.login != nil:
@@ -248,7 +254,7 @@ func (c *conn) brokenLocked(t *turn, err error) {
 	c.unpauseLocked(t)
 }
 
-// feedLocked wakes who waits for room in out.
+// feedLocked wakes who waits for room in out, or for the client's first word.
 func (c *conn) feedLocked() {
 	if h := c.mu.hungry; h != nil {
 		c.mu.hungry = nil

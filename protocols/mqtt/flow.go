@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/dunlin-iot/dunlin"
 )
@@ -132,6 +133,9 @@ func (w *follower) run(ctx context.Context) {
 	w.c.mu.Unlock()
 	err := w.refill(ctx)
 	if err == nil {
+		err = w.hearFirst(ctx)
+	}
+	if err == nil {
 		err = w.resend(ctx)
 	}
 	if err == nil {
@@ -146,6 +150,34 @@ func (w *follower) run(ctx context.Context) {
 	case err != nil && ctx.Err() == nil && !errors.Is(err, errGone) && !errors.Is(err, errNoOffer):
 		w.g.log.LogAttrs(ctx, slog.LevelError, "mqtt: reading the log", slog.String("client", w.s.key.client), slog.Any("err", err))
 		w.g.end(w.c, ending{fault: &fault{codeUnspecified, "the log can't be read"}})
+	}
+}
+
+// hearFirst lets the client speak first, for a moment. One that comes back to its session mostly subscribes again at once, and the
+// SUBACK should be ahead of the messages: a client that leaves as soon as it has the message that it waited for closes its socket
+// with the SUBACK unread otherwise, and so takes those acks with it that its socket has not sent yet.
+func (w *follower) hearFirst(ctx context.Context) error {
+	if w.g.cfg.FirstWordMax < 0 {
+		return nil
+	}
+	timer := time.NewTimer(w.g.cfg.FirstWordMax)
+	defer timer.Stop()
+	c := w.c
+	for {
+		c.mu.Lock()
+		if c.mu.spoke && !c.mu.m.busy || c.mu.m.phase != phaseOpen {
+			c.mu.Unlock()
+			return nil
+		}
+		c.mu.hungry = w.f.wake
+		c.mu.Unlock()
+		select {
+		case <-w.f.wake:
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

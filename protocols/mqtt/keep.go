@@ -23,6 +23,7 @@ type Sessions interface {
 // What the client was promised is saved before it is told (SUBACK, UNSUBACK) or when its connection ends. How far it has
 // read and acknowledged is saved now and then: what is lost of that is delivered again, never skipped.
 type keeping struct {
+	version uint64 // of the subscriptions that are saved
 	epoch   uint64 // of the claim; 0: the session is in memory alone
 	moved   bool   // in keeper.moved
 	queued  bool   // in keeper.queue, being saved, or waiting for its next try
@@ -158,7 +159,7 @@ func (k *keeper) save(s *session) {
 		s.mu.Unlock()
 		return
 	}
-	n := s.newsLocked()
+	n, version := s.newsLocked(), s.mu.version
 	waiting := kp.waiting
 	kp.waiting, kp.again, kp.passed = nil, false, 0
 	s.mu.Unlock()
@@ -166,15 +167,18 @@ func (k *keeper) save(s *session) {
 	err := k.g.deps.Sessions.Save(ctx, n)
 	cancel()
 	k.g.stats.saves.Add(1)
-	k.saved(s, n, waiting, err)
+	k.saved(s, n, version, waiting, err)
 }
 
 // saved follows a try.
-func (k *keeper) saved(s *session, n *dunlin.SessionSave, waiting []chan error, err error) {
+func (k *keeper) saved(s *session, n *dunlin.SessionSave, version uint64, waiting []chan error, err error) {
 	g := k.g
 	g.sessions.mu.Lock()
 	s.mu.Lock()
 	kp := &s.mu.keep
+	if err == nil && n.Body != nil {
+		kp.version = version
+	}
 	var loser *conn
 	later := false
 	switch {
@@ -350,7 +354,7 @@ func (s *session) recordLocked() *record {
 func (s *session) restore(r *record, exact bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.subs = r.subs
+	s.mu.subs, s.mu.keep.version = r.subs, s.mu.version
 	if exact && len(r.incoming) > 0 {
 		s.mu.incoming = make(map[uint16]struct{}, len(r.incoming))
 		for _, id := range r.incoming {

@@ -140,7 +140,7 @@ func TestHopping(t *testing.T) {
 func hopping(t *testing.T, seed uint64) {
 	const n = 600
 	j := newJournal(4)
-	w, gs, _ := gateways(t, 3, Config{WindowMax: 4096}, Deps{Ingestor: &shelf{}, Feed: j})
+	w, gs, _ := gateways(t, 3, Config{WindowMax: 4096, FirstWordMax: 1e6}, Deps{Ingestor: &shelf{}, Feed: j})
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	keep := func(pk *mochi.Packet) {
 		pk.Connect.Clean = false

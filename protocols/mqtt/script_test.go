@@ -162,7 +162,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 
 func (s *script) open(d *datadriven.TestData) {
 	s.close()
-	cfg := Config{Portable: true, ReceiveMax: 4, SubscriptionsMax: 4, TopicAliasMax: 2, WindowMax: 8, PacketBytesMax: 2048, ConnectBytesMax: 1024}
+	cfg := Config{Portable: true, ReceiveMax: 4, SubscriptionsMax: 4, TopicAliasMax: 2, WindowMax: 8, PacketBytesMax: 2048, ConnectBytesMax: 1024,
+		FirstWordMax: -1}
 	if v := arg(d, "sessions", ""); v != "" {
 		cfg.SessionsMax = number(v)
 	}

@@ -36,6 +36,7 @@ type session struct {
 		will     *lastWord           // delayed
 		willAt   dunlin.Time
 		subs     []subscription // replaced as a whole, never changed
+		version  uint64         // of subs
 		flow     *flow          // nil until the first subscription
 		keep     keeping
 	}
@@ -88,6 +89,7 @@ func clampExpiry(seconds uint32, limit time.Duration) uint32 {
 
 func (s *session) clearLocked() {
 	s.mu.subs, s.mu.incoming = nil, nil
+	s.mu.version++
 	if s.mu.flow != nil {
 		s.mu.flow.stop()
 		s.mu.flow = nil

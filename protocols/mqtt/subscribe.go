@@ -34,7 +34,7 @@ func (m *machine) subscribe(t *turn, f frame) *fault {
 			codes[i] = subackFailure
 		}
 	}
-	if len(granted) > 0 {
+	if len(granted) > 0 && !m.sess.subscribed(t.c, granted) {
 		m.busy = true
 		t.chore = &chore{kind: typeSuback, id: id, codes: codes, granted: granted}
 		return nil
@@ -102,6 +102,7 @@ func (s *session) subscribe(c *conn, granted []subscription, now dunlin.Cursor, 
 			subs = append(subs, sub)
 		default:
 			s.mu.subs = subs
+			s.mu.version++
 			return taken
 		}
 		taken++
@@ -113,7 +114,27 @@ func (s *session) subscribe(c *conn, granted []subscription, now dunlin.Cursor, 
 		f.start = now // the follower begins here, or jumps here if it still finishes what was before
 	}
 	s.mu.subs = subs
+	s.mu.version++
 	return taken
+}
+
+// subscribed reports whether the session has all of these subscriptions already, and has kept them. Clients that come back to a
+// session subscribe anew. Their SUBACK needs nobody: a client that leaves with it unread takes with it what its socket has not
+// sent yet.
+func (s *session) subscribed(c *conn, granted []subscription) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.conn != c || s.mu.keep.epoch != 0 && s.mu.expiry > 0 && s.mu.keep.version != s.mu.version {
+		return false
+	}
+	for _, sub := range granted {
+		if !slices.ContainsFunc(s.mu.subs, func(o subscription) bool {
+			return o.text == sub.text && o.qos == sub.qos && o.subID == sub.subID
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // unsubscribe removes a subscription; false: there was none. Messages that were sent for it stay until acknowledged.
@@ -125,6 +146,7 @@ func (s *session) unsubscribe(c *conn, text string) bool {
 		return false
 	}
 	s.mu.subs = slices.Delete(slices.Clone(s.mu.subs), i, i+1)
+	s.mu.version++
 	return true
 }
 
