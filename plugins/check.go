@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 
 	"github.com/dunlin-iot/dunlin"
@@ -26,7 +27,16 @@ type Report struct {
 	FuelInit     int64             `json:"fuel_init"`         // to start
 	FuelPerInput int64             `json:"fuel_per_input"`    // of the made-up batch
 	NanosPerIn   int64             `json:"nanos_per_input"`   // of the same
-	Note         string            `json:"note,omitempty"`    // such as: needs a configuration
+	// What a unit of fuel takes here, and by what factor that is more than in a plain loop on this machine: fuel is charged for
+	// what compilers make of C, so the factor says how the module's language fares.
+	NanosPerFuel float64 `json:"nanos_per_fuel,omitempty"`
+	FuelFactor   float64 `json:"fuel_factor,omitempty"`
+	// InputsPerCall is how many such inputs go into one call: they take half of CallMS, the processor time after which a call
+	// is stopped; FuelPerCall is about what the module burns in that time.
+	InputsPerCall int64   `json:"inputs_per_call,omitempty"`
+	CallMS        float64 `json:"call_ms"`
+	FuelPerCall   int64   `json:"fuel_per_call,omitempty"`
+	Note          string  `json:"note,omitempty"` // such as: needs a configuration
 }
 
 // The made-up batch of a dry run.
@@ -59,24 +69,28 @@ func (h *Host) Check(ctx context.Context, wasm []byte) (*Report, error) {
 	if mod.manifest, _, err = ReadManifest(wasm); err != nil {
 		return nil, err
 	}
-	w, ok := <-h.workers
-	if !ok {
-		return nil, errClosed
+	rep.CallMS = h.cfg.Limits.CallTime.Seconds() * 1000
+	var t1 turn
+	t1.flow = h.gate.flow("", "", 0) // uploads share a turn with each other
+	if err := h.gate.enter(&t1); err != nil {
+		return nil, err
 	}
-	defer func() { h.workers <- w }()
+	began := h.clock()
+	defer func() { h.gate.leave(&t1, h.clock()-began, 0) }()
 	return rep, h.dryRun(rep, mod)
 }
 
 func (h *Host) dryRun(rep *Report, mod *module) error {
 	t := h.cfg.Now()
-	in, err := start(h.rt, mod, &h.cfg.Limits, nil, t)
+	began := h.clock()
+	in, err := h.start(mod, nil, t)
 	if err != nil {
 		f, ok := errors.AsType[failure](err)
 		if !ok {
 			return err
 		}
 		why := string(f)
-		if strings.HasPrefix(why, "configuration: ") || strings.HasPrefix(why, abi.ExportInit+": plugin: ") {
+		if f.refusal() {
 			// It started and has an opinion: it only wants a configuration, which comes with the domain.
 			rep.Note = "not run: it does not take an empty configuration: " + why
 			return nil
@@ -84,16 +98,17 @@ func (h *Host) dryRun(rep *Report, mod *module) error {
 		return &dunlin.ModuleError{Check: "dry-run", Detail: "the module does not start: " + why}
 	}
 	defer in.close()
-	rep.StartMS = h.cfg.Now().Sub(t).Seconds() * 1000
-	rep.FuelInit = h.cfg.Limits.FuelInit - int64(in.fuel.Get())
+	rep.StartMS = (h.clock() - began).Seconds() * 1000
+	rep.FuelInit, _ = in.meter.end(int64(in.fuel.Get()))
 	w := newWorker(&h.cfg.Limits)
 	w.serve(&dunlin.Stage{}, mod.manifest)
 	works := dryWorks(t)
-	inputs := 0
-	t = h.cfg.Now()
+	inputs, best := 0, math.Inf(1)
+	began = h.clock()
 	for range dryRounds {
 		n := w.encode(in, t, works)
-		out, burnt, err := in.call(w.frame, h.cfg.Limits.fuel(n), t)
+		out, burnt, took, err := in.call(w.frame, t, true)
+		best = min(best, float64(took)/float64(max(burnt, 1))) // others on the machine only make it longer
 		if err == nil {
 			err = w.decode(out, works, t, nil)
 		}
@@ -115,8 +130,11 @@ func (h *Host) dryRun(rep *Report, mod *module) error {
 		rep.FuelPerInput += burnt
 	}
 	rep.FuelPerInput /= int64(inputs)
-	rep.NanosPerIn = h.cfg.Now().Sub(t).Nanoseconds() / int64(inputs)
+	rep.NanosPerIn = (h.clock() - began).Nanoseconds() / int64(inputs)
 	rep.MemoryBytes = int64(in.memory.Size())
+	rep.NanosPerFuel, rep.FuelFactor = best, best/h.reference()
+	rep.FuelPerCall = min(int64(float64(h.cfg.Limits.CallTime)/best), h.cfg.Limits.FuelPerCall)
+	rep.InputsPerCall = max(int64(h.cfg.Limits.CallTime)/2/max(rep.NanosPerIn, 1), 1)
 	h.cfg.Log.Info("plugin module checked", slog.String("module", rep.Hash.String()), slog.String("language", rep.Language))
 	return nil
 }

@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/plugins/abi"
 )
 
 // What a plugin says seldom: commands, publications, inputs that it refuses alone.
-
-// commandTime is how long a command without a deadline may be answered.
-const commandTime = 24 * time.Hour
 
 // grants are the capabilities that a module's manifest asks for.
 type grants struct{ command, publish bool }
@@ -34,21 +30,19 @@ func (d *decoder) command(rec []byte) error {
 		return nil
 	}
 	c := dunlin.Command{Name: d.w.intern(x.Name), Format: dunlin.ContentFormat(x.Format), Deadline: dunlin.Time(x.Deadline)}
-	switch err := dunlin.ValidateMetric(c.Name); {
+	switch err := dunlin.ValidateCommandName(c.Name); {
 	case err != nil:
 		d.fail("a command: %v", err)
-	case bytes.IndexByte(x.Name, '/') >= 0: // it is a part of a path
-		d.fail("a command's name %q has a slash", c.Name)
 	case c.Deadline < 0 || c.Deadline > timeMax:
 		d.fail("command %s has deadline %d µs, not within 1970 to 9999", c.Name, x.Deadline)
-	case d.bounded("command "+c.Name, x.Payload):
+	case d.bounded("command "+c.Name, x.Payload, dunlin.CommandBytesMax):
 		c.Payload = payload(x.Payload)
 	}
 	if d.why != "" {
 		return nil
 	}
 	if c.Deadline == 0 {
-		c.Deadline = min(d.now.Add(commandTime), timeMax)
+		c.Deadline = min(d.now.Add(dunlin.CommandDeadlineDefault), timeMax)
 	}
 	c.Deadline = max(c.Deadline, d.now+timerDelayMin)
 	d.w.commands = append(d.w.commands, c)
@@ -64,18 +58,18 @@ func (d *decoder) publish(rec []byte) error {
 		return nil
 	}
 	p := dunlin.Publication{Topic: d.w.intern(x.Topic), Format: dunlin.ContentFormat(x.Format)}
-	if err := dunlin.ValidateMetric(p.Topic); err != nil {
-		d.fail("the topic of a publication: %v", err)
-	} else if d.bounded("publication "+p.Topic, x.Payload) {
+	if err := dunlin.ValidateTopic(p.Topic); err != nil {
+		d.fail("a publication: %v", err)
+	} else if d.bounded("publication "+p.Topic, x.Payload, dunlin.PublicationBytesMax) {
 		p.Payload = payload(x.Payload)
 		d.w.publish = append(d.w.publish, p)
 	}
 	return nil
 }
 
-func (d *decoder) bounded(what string, b []byte) bool {
-	if len(b) > abi.PayloadBytesMax {
-		d.fail("%s has a payload of %d bytes, at most %d are allowed", what, len(b), abi.PayloadBytesMax)
+func (d *decoder) bounded(what string, b []byte, most int) bool {
+	if len(b) > most {
+		d.fail("%s has a payload of %d bytes, at most %d are allowed", what, len(b), most)
 	}
 	return d.why == ""
 }

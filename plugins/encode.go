@@ -7,14 +7,12 @@ import (
 
 // worker is the memory that a call of Process works with; it is kept from call to call.
 type worker struct {
-	limits  *Limits
-	made    dunlin.Made // what the stage marks states with
-	grants  grants      // what the stage's module may do
-	noted   bool        // a device of the frame got a note on its state
-	frame   []byte
-	works   []*dunlin.Work
-	printed []byte
-	lines   []string // to be logged, about no device
+	limits *Limits
+	made   dunlin.Made // what the stage marks states with
+	grants grants      // what the stage's module may do
+	noted  bool        // a device of the frame got a note on its state
+	frame  []byte
+	lines  []string // to be logged, about no device
 
 	// Of the device whose records are being decoded.
 	records []dunlin.Record
@@ -78,7 +76,7 @@ func (w *worker) encode(in *instance, now dunlin.Time, works []*dunlin.Work) (in
 			case dunlin.InputTimer:
 				b = abi.AppendTimer(b, int64(input.Received), input.Timer)
 			case dunlin.InputResult:
-				timedOut := len(input.Payload) == 0
+				timedOut := input.Flags&dunlin.FlagTimedOut != 0
 				b = abi.AppendCommandResult(b, int64(input.Received), uint16(input.Format), timedOut, input.Timer, input.Payload)
 			case dunlin.InputLifecycle:
 				b = abi.AppendLifecycle(b, int64(input.Received), input.Payload)

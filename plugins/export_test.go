@@ -3,11 +3,9 @@ package plugins
 import (
 	"testing"
 
-	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/dunlin-iot/dunlin/plugins/abi"
-	"github.com/dunlin-iot/dunlin/plugins/fuel"
 	"github.com/dunlin-iot/dunlin/sdk/vectors"
 )
 
@@ -24,23 +22,11 @@ func (h *Host) VectorGuests(t testing.TB, wasm []byte) func(testing.TB) vectors.
 	}
 	return func(t testing.TB) vectors.Guest {
 		t.Helper()
-		in := &instance{limits: &h.cfg.Limits}
-		in.ctx.in = in
-		in.setClock(vectors.Base)
-		mod, err := h.rt.InstantiateModule(&in.ctx, compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+		in, err := h.instantiate(compiled, vectors.Base)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(in.close)
-		in.mod, in.memory = mod, mod.Memory()
-		in.fuel = mod.ExportedGlobal(fuel.GlobalName).(api.MutableGlobal)
-		in.buffer, in.process = mod.ExportedFunction(abi.ExportBuffer), mod.ExportedFunction(abi.ExportProcess)
-		in.fuel.Set(uint64(in.limits.FuelInit))
-		if f := mod.ExportedFunction(abi.ExportInitialize); f != nil {
-			if err := f.CallWithStack(&in.ctx, in.stack[:]); err != nil {
-				t.Fatal(err)
-			}
-		}
 		return &vectorGuest{t: t, in: in}
 	}
 }
@@ -51,17 +37,16 @@ type vectorGuest struct {
 }
 
 func (g *vectorGuest) Init(frame []byte) ([]byte, bool) {
-	return g.call(g.in.mod.ExportedFunction(abi.ExportInit), frame, g.in.limits.FuelInit)
+	return g.call(g.in.mod.ExportedFunction(abi.ExportInit), frame)
 }
 
-func (g *vectorGuest) Process(frame []byte) ([]byte, bool) {
-	return g.call(g.in.process, frame, g.in.limits.FuelPerCall)
-}
+func (g *vectorGuest) Process(frame []byte) ([]byte, bool) { return g.call(g.in.process, frame) }
 
-func (g *vectorGuest) call(f api.Function, frame []byte, fuel int64) ([]byte, bool) {
+func (g *vectorGuest) call(f api.Function, frame []byte) ([]byte, bool) {
 	g.t.Helper()
-	g.in.fuel.Set(uint64(fuel))
-	out, err := g.in.exchange(f, frame, fuel)
+	l := g.in.limits
+	g.in.fuel.Set(uint64(g.in.meter.begin(l.StartTime, l.FuelInit, false)))
+	out, err := g.in.exchange(f, frame)
 	if err == nil {
 		return out, false
 	}

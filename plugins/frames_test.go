@@ -126,7 +126,7 @@ func expected(w *worker, c *vectors.SourceCall, work *dunlin.Work) dunlin.Outcom
 	o.Timers = timers
 	for i := range o.Commands {
 		if x := &o.Commands[i]; x.Deadline == 0 {
-			x.Deadline = c.Now.Add(commandTime)
+			x.Deadline = c.Now.Add(dunlin.CommandDeadlineDefault)
 		}
 	}
 	for i := range o.Refused {

@@ -39,8 +39,8 @@ func BenchmarkCrossingParts(b *testing.B) {
 			for _, work := range works {
 				work.Inputs[0].Received = now
 			}
-			n := w.encode(in, now, works)
-			out, _, err := in.call(w.frame, h.cfg.Limits.fuel(n), now)
+			w.encode(in, now, works)
+			out, _, _, err := in.call(w.frame, now, false)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -60,7 +60,7 @@ func BenchmarkCrossingParts(b *testing.B) {
 		b.Run(fmt.Sprintf("guest/fuel=%v", charged), func(b *testing.B) {
 			defer reportCPU(b, len(works))()
 			for b.Loop() {
-				if _, _, err := in.call(w.frame, 1e9, now); err != nil {
+				if _, _, _, err := in.call(w.frame, now, false); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -122,7 +122,7 @@ func benchInstance(b *testing.B, h *Host, wasm []byte, charged bool) *instance {
 	if err != nil {
 		b.Fatal(err)
 	}
-	in, err := start(h.rt, &module{hash: sha256.Sum256(bin), compiled: compiled}, &h.cfg.Limits, nil, 1e15)
+	in, err := h.start(&module{hash: sha256.Sum256(bin), compiled: compiled}, nil, 1e15)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,13 +3,14 @@
 //
 //	            works of one batch
 //	                   │ encode, one frame          ┌─ pool (module, configuration) ─┐
-//	Process ──▶ worker ├──────────────▶ instance ◀──┤ idle instances, one in spare   │
+//	Process ──▶ gate ──┼──────────────▶ instance ◀──┤ idle instances, one in spare   │
 //	                   │ decode         │ trap?      └────────────────────────────────┘
 //	                   ▼                ▼ dropped; devices one by one, each in its own crossing
 //	           Outcome of each device
 //
 // A batch crosses into WebAssembly once: one frame with all its devices goes in, one comes out (package abi). State is
-// the caller's; instances know nothing of devices and may be replaced at any time. Package fuel bounds what they burn.
+// the caller's; instances know nothing of devices and may be replaced at any time. Package fuel makes them count what they
+// burn, the meter stops them in time, and the gate lets domains take turns by the processor time that they took.
 //
 // Part of the runtime; no compatibility promise before v1.
 package plugins
@@ -43,7 +44,10 @@ type Config struct {
 	Module func(dunlin.ModuleHash) ([]byte, error)
 	// Workers is how many crossings run at the same time; default GOMAXPROCS.
 	Workers int
-	// Now is the clock that dry runs are measured with; nil is the real one.
+	// OnBad is told once that a version keeps failing on several devices: it should be taken out of use. Meanwhile it is not
+	// called for a minute. It runs in a goroutine of its own, which Close waits for; ctx ends then. nil: it is only logged.
+	OnBad func(ctx context.Context, tenant dunlin.Tenant, plugin string, hash dunlin.ModuleHash, reason string)
+	// Now is what the clock shows to plugins in dry runs; nil is the real one.
 	Now     func() dunlin.Time
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: none
@@ -56,12 +60,20 @@ type Host struct {
 	cache   wazero.CompilationCache // nil without CacheDir
 	metrics *metrics
 	rules   ruleSets
-	workers chan *worker // the free ones
-	refills chan *pool   // want a spare; a full queue means that the worker makes its own
+	gate    *gate
+	clock   func() time.Duration // monotonic
+	runs    sync.Pool            // *run: memory of calls of Process that have ended
+	routes  routes
+	refills chan *pool      // want a spare; a full queue means that who needs an instance makes it
+	ctx     context.Context // ends with the host
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 	uses    atomic.Int64 // counts what was used last
 	swept   atomic.Int64
+	memory  atomic.Int64 // bytes of all instances
+
+	refillRef uint64 // the function that gives instances fuel, as they refer to it
+	reference func() float64
 
 	compiling sync.Mutex // one at a time: it takes a core and much memory
 
@@ -96,7 +108,12 @@ func Open(cfg Config) (*Host, error) {
 	}
 	rc = rc.WithCoreFeatures(api.CoreFeaturesV2).WithDebugInfoEnabled(false).
 		WithMemoryLimitPages(uint32(max(1, cfg.Limits.MemoryBytes>>16)))
-	h := &Host{cfg: cfg, workers: make(chan *worker, cfg.Workers), refills: make(chan *pool, 2*cfg.Workers)}
+	opened := time.Now()
+	h := &Host{cfg: cfg, clock: func() time.Duration { return time.Since(opened) },
+		refills: make(chan *pool, 2*cfg.Workers)}
+	h.gate = newGate(h.clock, cfg.Workers, cfg.Limits.Waiting, cfg.Limits.DomainTime.Seconds())
+	h.reference = sync.OnceValue(h.measureReference)
+	h.runs.New = func() any { return newRun(h) }
 	if cfg.CacheDir != "" {
 		if err := os.MkdirAll(cfg.CacheDir, 0o700); err != nil {
 			return nil, fmt.Errorf("plugin cache: %w", err)
@@ -109,18 +126,20 @@ func Open(cfg Config) (*Host, error) {
 		rc = rc.WithCompilationCache(cache)
 	}
 	ctx, stop := context.WithCancel(&callContext{})
-	h.stop = stop
+	h.ctx, h.stop = ctx, stop
 	h.rt = wazero.NewRuntimeWithConfig(ctx, rc)
-	if err := instantiateHostModules(ctx, h.rt); err != nil {
+	err := instantiateHostModules(ctx, h.rt)
+	if err == nil {
+		h.refillRef, err = instantiateRefill(ctx, h.rt)
+	}
+	if err != nil {
 		stop()
 		return nil, errors.Join(err, h.rt.Close(ctx))
 	}
-	h.metrics = newMetrics(cfg.Metrics)
+	h.metrics = newMetrics(cfg.Metrics, func() float64 { return float64(h.memory.Load()) })
+	h.gate.waited = h.metrics.waited
 	h.mu.modules = make(map[dunlin.ModuleHash]*module)
 	h.mu.pools = make(map[poolKey]*pool)
-	for range cfg.Workers {
-		h.workers <- newWorker(&h.cfg.Limits)
-	}
 	h.done.Go(func() { h.refill(ctx) })
 	return h, nil
 }
@@ -144,11 +163,8 @@ func (h *Host) Close() error {
 		return nil
 	}
 	h.stop()
+	h.gate.close()
 	h.done.Wait()
-	for range h.cfg.Workers {
-		<-h.workers
-	}
-	close(h.workers) // whoever waits for one gets nil
 	h.compiling.Lock()
 	defer h.compiling.Unlock()
 	ctx := &callContext{}
@@ -167,17 +183,15 @@ func (h *Host) Process(domain dunlin.DomainID, st *dunlin.Stage, stage int, now 
 	if len(works) == 0 {
 		return nil
 	}
+	r := h.runs.Get().(*run)
+	defer r.done()
+	way, err := h.route(domain, st, works[0].Tenant, now)
+	r.route, r.now, r.traps = way, now, 0
+	r.turn.flow = way.flow
 	if st.Rules != nil {
-		h.rules.process(st, works)
-		return nil
+		return r.rules(works)
 	}
-	w := <-h.workers
-	if w == nil {
-		return errClosed
-	}
-	defer func() { h.workers <- w }()
 	h.sweep(now)
-	p, err := h.pool(st, now)
 	if err != nil {
 		if errors.Is(err, errClosed) {
 			return err
@@ -189,11 +203,13 @@ func (h *Host) Process(domain dunlin.DomainID, st *dunlin.Stage, stage int, now 
 			slog.Int("stage", stage), slog.String("error", err.Error()))
 		return nil
 	}
-	p.used.Store(h.uses.Add(1))
-	p.usedAt.Store(int64(now))
-	r := run{h: h, w: w, pool: p, domain: domain, st: st, now: now}
-	r.batch(works)
-	return nil
+	r.pool.used.Store(h.uses.Add(1))
+	r.pool.usedAt.Store(int64(now))
+	if reason := r.verdict.refused(now); reason != "" {
+		r.refuse(works, reason)
+		return nil
+	}
+	return r.batch(works)
 }
 
 // Install compiles a module and keeps it ready. hash is the SHA-256 of the module as it was uploaded.

@@ -70,7 +70,7 @@ func villains() []villain {
 		{"fills memory for ever", plugin(fill), "fuel exhausted after"},
 		{"asks for random numbers for ever", random, "fuel exhausted after"},
 		{"writes for ever", write, "fuel exhausted after"},
-		{"eats memory", plugin(code(loop, void, i32c(16), 0x40, 0, i32c(-1), 0x47, brIf, 0, end, unreachable)), "trap: unreachable"},
+		{"eats memory", plugin(code(loop, void, i32c(16), 0x40, 0, i32c(-1), 0x47, brIf, 0, end, unreachable)), ""}, // or stopped, since growing takes time
 		{"unreachable", plugin(code(unreachable)), "trap: unreachable"},
 		{"divides by zero", plugin(code(i32c(1), i32c(0), 0x6d, drop)), "trap: integer divide by zero"},
 		{"reads outside", plugin(code(i32c(-4), mem(0x28, 0), drop)), "trap: out of bounds memory access"},
@@ -110,13 +110,14 @@ func villains() []villain {
 		about("a command without the capability", abi.AppendCommand(nil, 0, 0, "c", nil), `add "command" to its capabilities`),
 		about("a publication without the capability", abi.AppendPublish(nil, 0, "t", nil), `add "publish" to its capabilities`),
 		may("a command without a name", abi.AppendCommand(nil, 0, 0, "", nil), "a command: "),
-		may("a command with a slash", abi.AppendCommand(nil, 0, 0, "a/b", nil), "has a slash"),
+		may("a command with a slash", abi.AppendCommand(nil, 0, 0, "a/b", nil), "is not allowed there"),
 		may("a command with a plus", abi.AppendCommand(nil, 0, 0, "a+b", nil), "a command: "),
 		may("a command until 292,000", abi.AppendCommand(nil, math.MaxInt64, 0, "c", nil), "not within 1970 to 9999"),
-		may("a command of 64 KiB and one", abi.AppendCommand(nil, 0, 0, "c", make([]byte, 64<<10+1)), "65537 bytes, at most 65536"),
-		may("a publication about nothing", abi.AppendPublish(nil, 0, "", nil), "topic of a publication"),
-		may("a publication about all", abi.AppendPublish(nil, 0, "#", nil), "topic of a publication"),
-		may("a publication of 64 KiB and one", abi.AppendPublish(nil, 0, "t", make([]byte, 64<<10+1)), "65537 bytes, at most 65536"),
+		may("a command of 4 KiB and one", abi.AppendCommand(nil, 0, 0, "c", make([]byte, 4<<10+1)), "4097 bytes, at most 4096"),
+		may("a publication about nothing", abi.AppendPublish(nil, 0, "", nil), "a publication: topic: "),
+		may("a publication about all", abi.AppendPublish(nil, 0, "#", nil), "a publication: topic: "),
+		may("a publication of 32 KiB and one", abi.AppendPublish(nil, 0, "t", make([]byte, 32<<10+1)), "32769 bytes, at most 32768"),
+		may("a publication with a hole", abi.AppendPublish(nil, 0, "a//b", nil), "an empty level"),
 		about("refusing what isn't there", abi.AppendInputError(nil, 1, "why"), "refuses input 1 of 1"),
 		about("refusing nothing", abi.AppendText(nil, abi.KindError, abi.FlagInput, "why"), "bad frame: at byte 16"),
 		about("refusing without end", refusals(), "too many emissions"),
@@ -148,7 +149,7 @@ func flood() []byte {
 // What one device's inputs make a plugin do is told with them; the devices beside it in the batch get their results, the
 // host lives, and the next batch is as good as any.
 func TestPoisonIsFoundAndTheOthersGetTheirResults(t *testing.T) {
-	limits := plugins.Limits{FuelPerEvent: 20_000_000, FuelPerCall: 20_000_000}
+	limits := plugins.Limits{BadDevices: 100}
 	for _, v := range villains() {
 		t.Run(strings.ReplaceAll(v.name, " ", "-"), func(t *testing.T) {
 			b := newBench(t, plugins.Config{Limits: limits})
@@ -164,7 +165,7 @@ func TestPoisonIsFoundAndTheOthersGetTheirResults(t *testing.T) {
 				process(t, b, st, t0, works...)
 				for i, w := range works {
 					switch {
-					case w == poison && !strings.Contains(w.Outcome.Failure, v.want):
+					case w == poison && (w.Outcome.Failure == "" || !strings.Contains(w.Outcome.Failure, v.want)):
 						t.Errorf("round %d: the poison's failure is %q, want %q", round, w.Outcome.Failure, v.want)
 					case w == poison && (w.Outcome.State != nil || w.Outcome.Signals != nil || w.Outcome.Timers != nil):
 						t.Errorf("round %d: the poison has effects: %+v", round, w.Outcome)
@@ -206,11 +207,11 @@ func TestRecursionIsATrap(t *testing.T) {
 	for _, c := range []struct {
 		fuel int64
 		want string
-	}{{1_000_000, "fuel exhausted after 1000000 units"}, {200_000_000, "trap: stack overflow"}} {
-		b := newBench(t, plugins.Config{Limits: plugins.Limits{FuelPerEvent: c.fuel, FuelPerCall: c.fuel}})
+	}{{1_000_000, "fuel exhausted after "}, {200_000_000, "trap: stack overflow"}} {
+		b := newBench(t, plugins.Config{Limits: plugins.Limits{FuelPerCall: c.fuel, CallTime: time.Second}})
 		poison, good := raw("poison", "x"), batchOf(2)[1]
 		process(t, b, b.stage(m.build(), ""), t0, good, poison)
-		if poison.Outcome.Failure != c.want || sum(good.Outcome.State) != 3 {
+		if !strings.HasPrefix(poison.Outcome.Failure, c.want) || sum(good.Outcome.State) != 3 {
 			t.Errorf("with fuel for %d: %q, %+v; want %q", c.fuel, poison.Outcome.Failure, good.Outcome, c.want)
 		}
 	}
@@ -229,11 +230,11 @@ func TestStartIsBounded(t *testing.T) {
 	refuses.data = []byte("setting max is missing")
 	refuses.funcs[fnInit].body = i64c(math.MinInt64 | dataAt<<32 | 22)
 	for want, m := range map[string]*wasm{
-		"the module's start function, or its fuel: trap: unreachable": inStart, // the counter is gone with the instance
-		"_initialize: fuel exhausted after 3000000 units":             inInitialize,
-		"dunlin_init: fuel exhausted after 3000000 units":             inInit,
-		"bad frame: dunlin_buffer(4096) = 4294967288":                 inBuffer,
-		"dunlin_init: plugin: setting max is missing":                 refuses,
+		"the module's start function: fuel exhausted after ": inStart,
+		"_initialize: fuel exhausted after ":                 inInitialize,
+		"dunlin_init: fuel exhausted after ":                 inInit,
+		"bad frame: dunlin_buffer(4096) = 4294967288":        inBuffer,
+		"dunlin_init: plugin: setting max is missing":        refuses,
 	} {
 		b := newBench(t, plugins.Config{Limits: plugins.Limits{FuelInit: 3_000_000}})
 		st := b.stage(m.build(), "")
@@ -299,7 +300,7 @@ func TestQuarantine(t *testing.T) {
 
 // A batch full of poison costs a bounded number of instances; who was not tried is told so and not blamed.
 func TestTrapsPerBatch(t *testing.T) {
-	b := newBench(t, plugins.Config{Limits: plugins.Limits{TrapsPerBatch: 4}})
+	b := newBench(t, plugins.Config{Limits: plugins.Limits{TrapsPerBatch: 4, BadDevices: 100}})
 	st := b.stage(plugin(code(unreachable)).build(), "")
 	var works []*dunlin.Work
 	for i := range 20 {

@@ -42,7 +42,8 @@ type instance struct {
 	ctx     callContext
 	stack   [2]uint64
 	limits  *Limits
-	bytes   uint32 // memory after start
+	meter   meter
+	bytes   int64 // of its memory, as the host counts them
 
 	ptr, size uint32 // the guest's buffer
 	names     names
@@ -59,41 +60,61 @@ type failure string
 
 func (f failure) Error() string { return string(f) }
 
+// refusal reports whether the guest started and has an opinion on its configuration.
+func (f failure) refusal() bool {
+	return strings.HasPrefix(string(f), "configuration: ") || strings.HasPrefix(string(f), abi.ExportInit+": "+pluginErrorPrefix)
+}
+
 // start instantiates a compiled module, runs its start functions and hands it the configuration. A failure says what the
 // guest did; any other error is the host's.
-func start(rt wazero.Runtime, m *module, l *Limits, config []byte, now dunlin.Time) (*instance, error) {
-	in := &instance{limits: l, random: 0x64756e6c696e}
+func (h *Host) start(m *module, config []byte, now dunlin.Time) (*instance, error) {
+	in, err := h.instantiate(m.compiled, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.configure(config); err != nil {
+		in.close()
+		return nil, err
+	}
+	return in, nil
+}
+
+// instantiate makes an instance and runs its start functions; the time to start has begun.
+func (h *Host) instantiate(m wazero.CompiledModule, now dunlin.Time) (*instance, error) {
+	in := &instance{limits: &h.cfg.Limits, random: 0x64756e6c696e, meter: meter{clock: h.clock}}
 	in.ctx.in = in
 	in.setClock(now)
 	// Anonymous, so that a module can have many instances; start functions are called below, with fuel.
-	mod, err := rt.InstantiateModule(&in.ctx, m.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	mod, err := h.rt.InstantiateModule(&in.ctx, m, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
-		// Its own start section ran with the fuel that the rewritten module begins with; the instance is gone.
-		return nil, failure("the module's start function, or its fuel: " + in.trapReason(err))
+		return nil, failure("instantiate: " + in.trapReason(err))
 	}
 	in.mod, in.memory = mod, mod.Memory()
 	in.fuel = mod.ExportedGlobal(fuel.GlobalName).(api.MutableGlobal)
 	in.buffer, in.process = mod.ExportedFunction(abi.ExportBuffer), mod.ExportedFunction(abi.ExportProcess)
-	if err := in.initialize(config); err != nil {
-		in.close()
-		return nil, err
+	in.fuel.Set(uint64(in.meter.begin(in.limits.StartTime, in.limits.FuelInit, true)))
+	in.stack[0] = h.refillRef
+	for _, f := range [...]struct{ name, what string }{
+		{fuel.ArmName, fuel.ArmName}, {fuel.StartName, "the module's start function"}, {abi.ExportInitialize, abi.ExportInitialize},
+	} {
+		fn := mod.ExportedFunction(f.name)
+		if fn == nil {
+			continue
+		}
+		if err := fn.CallWithStack(&in.ctx, in.stack[:]); err != nil {
+			defer in.close()
+			return nil, failure(f.what + ": " + in.reason(err))
+		}
 	}
-	in.bytes = in.memory.Size()
 	return in, nil
 }
 
-func (in *instance) initialize(config []byte) error {
-	in.fuel.Set(uint64(in.limits.FuelInit))
-	if f := in.mod.ExportedFunction(abi.ExportInitialize); f != nil {
-		if err := f.CallWithStack(&in.ctx, in.stack[:]); err != nil {
-			return failure(abi.ExportInitialize + ": " + in.reason(err, in.limits.FuelInit))
-		}
-	}
+func (in *instance) configure(config []byte) error {
 	if len(bytes.TrimSpace(config)) == 0 {
 		config = []byte("{}")
 	}
 	frame := abi.AppendText(nil, abi.KindConfig, 0, config)
-	out, err := in.exchange(in.mod.ExportedFunction(abi.ExportInit), frame, in.limits.FuelInit)
+	out, err := in.exchange(in.mod.ExportedFunction(abi.ExportInit), frame)
 	if err != nil {
 		return failure(abi.ExportInit + ": " + err.Error())
 	}
@@ -116,20 +137,21 @@ func (in *instance) initialize(config []byte) error {
 	}
 }
 
-// call hands a frame to dunlin_process with a budget of fuel, and returns the answer, which is the guest's memory: valid
-// until the next call. The error is a failure.
-func (in *instance) call(frame []byte, budget int64, now dunlin.Time) (out []byte, burnt int64, err error) {
+// call hands a frame to dunlin_process and returns the answer, which is the guest's memory: valid until the next call.
+// timed says to measure the time even if it is short. The error is a failure.
+func (in *instance) call(frame []byte, now dunlin.Time, timed bool) (out []byte, burnt int64, used time.Duration, err error) {
 	in.setClock(now)
-	in.fuel.Set(uint64(budget))
-	out, err = in.exchange(in.process, frame, budget)
-	return out, budget - int64(in.fuel.Get()), err
+	in.fuel.Set(uint64(in.meter.begin(in.limits.CallTime, in.limits.FuelPerCall, timed)))
+	out, err = in.exchange(in.process, frame)
+	burnt, used = in.meter.end(int64(in.fuel.Get()))
+	return out, burnt, used, err
 }
 
 // exchange writes a frame to the guest, calls f and finds the answer.
-func (in *instance) exchange(f api.Function, frame []byte, budget int64) ([]byte, error) {
+func (in *instance) exchange(f api.Function, frame []byte) ([]byte, error) {
 	in.printed = in.printed[:0]
 	if uint32(len(frame)) > in.size {
-		if err := in.growBuffer(len(frame), budget); err != nil {
+		if err := in.growBuffer(len(frame)); err != nil {
 			return nil, err
 		}
 	}
@@ -138,7 +160,7 @@ func (in *instance) exchange(f api.Function, frame []byte, budget int64) ([]byte
 	}
 	in.stack[0] = uint64(len(frame))
 	if err := f.CallWithStack(&in.ctx, in.stack[:]); err != nil {
-		return nil, failure(in.reason(err, budget))
+		return nil, failure(in.reason(err))
 	}
 	result := in.stack[0]
 	ptr, size := uint32(result>>32), uint32(result)
@@ -164,17 +186,20 @@ func (in *instance) exchange(f api.Function, frame []byte, budget int64) ([]byte
 // pluginError is a failure that the guest stated itself: the instance lives on.
 type pluginError string
 
-func (e pluginError) Error() string { return "plugin: " + string(e) }
+func (e pluginError) Error() string { return pluginErrorPrefix + string(e) }
+
+// pluginErrorPrefix begins what a plugin says itself, also about a device (see decode).
+const pluginErrorPrefix = "plugin: "
 
 // growBuffer asks the guest for a buffer with some room to grow.
-func (in *instance) growBuffer(n int, budget int64) error {
+func (in *instance) growBuffer(n int) error {
 	size := uint32(4096)
 	for size < uint32(n) {
 		size *= 2
 	}
 	in.stack[0] = uint64(size)
 	if err := in.buffer.CallWithStack(&in.ctx, in.stack[:]); err != nil {
-		return failure(abi.ExportBuffer + ": " + in.reason(err, budget))
+		return failure(abi.ExportBuffer + ": " + in.reason(err))
 	}
 	in.ptr, in.size = uint32(in.stack[0]), size
 	if uint64(in.ptr)+uint64(size) > uint64(in.memory.Size()) {
@@ -215,9 +240,9 @@ func (in *instance) print(b []byte) {
 }
 
 // reason turns wazero's error into a sentence.
-func (in *instance) reason(err error, budget int64) string {
-	if int64(in.fuel.Get()) < 0 {
-		return fmt.Sprintf("fuel exhausted after %d units", budget)
+func (in *instance) reason(err error) string {
+	if in.meter.over {
+		return in.meter.exhausted()
 	}
 	return in.trapReason(err)
 }
@@ -295,7 +320,7 @@ func (n *names) lookup(s string) (uint32, bool) {
 	if s == "" {
 		return 0, true
 	}
-	c := &n.cache[(uintptr(unsafe.Pointer(unsafe.StringData(s)))>>3)&63]
+	c := &n.cache[spread(uintptr(unsafe.Pointer(unsafe.StringData(s))))]
 	if c.name == s {
 		return c.id, true
 	}

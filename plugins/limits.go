@@ -1,6 +1,11 @@
 package plugins
 
-import "time"
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"time"
+)
 
 // Limits bounds what a plugin may take. Zero means the default.
 type Limits struct {
@@ -8,13 +13,22 @@ type Limits struct {
 	CompileTime time.Duration // of a module, to within one function; default 60 s
 	MemoryBytes int           // of one instance; default 64 MiB, whole pages of 64 KiB
 
-	// Fuel is about one simple instruction a unit, a tenth of a nanosecond where the processor is quick and ten nanoseconds
-	// where each one misses every cache; see package fuel. A crossing with n inputs may burn n × FuelPerEvent, but not more
-	// than FuelPerCall: native code can't be preempted, and while it runs no garbage collection of the whole process can
-	// begin. A reading costs a plugin in C 200 units and one in Go 10,000; a collection within a Go plugin some millions.
-	FuelPerEvent int64 // default 10 million
-	FuelPerCall  int64 // default 40 million
-	FuelInit     int64 // start function, _initialize and dunlin_init together; default 100 million
+	// CallTime is the processor time that a crossing may take, measured while it runs. A batch is split so that a crossing
+	// is expected to take half of it. default 9 ms: a guest that never ends is stopped within 10.
+	CallTime time.Duration
+	// StartTime is the same for a start function, _initialize and dunlin_init together; default 100 ms. A plugin in Go takes
+	// some 3 ms.
+	StartTime time.Duration
+	// Fuel is about one simple instruction a unit; see package fuel. It bounds what time bounds already, in numbers that are
+	// the same on every machine.
+	FuelPerCall int64 // default 500 million
+	FuelInit    int64 // to start; default 5,000 million
+
+	// DomainTime is the processor time that one domain's plugins may take in a second, all processors together; beyond it
+	// they wait. 0: as much as the others leave.
+	DomainTime time.Duration
+	Waiting    int // calls of one domain that may wait for a processor; default 4,096
+	BadDevices int // so many devices have to fail within a minute, and a twentieth of the inputs, to make a version bad; default 5
 
 	FrameBytes    int // a batch is split into crossings of about this size; default 1 MiB
 	InputBytes    int // one device's inputs with its state in one crossing; default 8 MiB
@@ -23,10 +37,12 @@ type Limits struct {
 	EmitsPerEvent int // alerts, readings and timers a device and input; default 64
 	TextBytes     int // an alert's text, a log line, a reason; default 1 KiB
 
-	LogLinesPerSecond int // of one plugin and configuration, in the node's log; default 20
+	LogLinesPerSecond int // of one domain's plugins, in the node's log; default 20
 	TrapsPerBatch     int // so many devices of one batch may trap before the rest is not tried; default 8
 	Instances         int // idle ones of all plugins that are kept; default 64
-	Modules           int // compiled ones that are kept; default 64
+	// InstanceBytes is the memory of all instances together; default a quarter of the machine's, or 512 MiB if that is not known.
+	InstanceBytes int64
+	Modules       int // compiled ones that are kept; default 64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -45,9 +61,16 @@ func (l Limits) withDefaults() Limits {
 	if l.CompileTime <= 0 {
 		l.CompileTime = time.Minute
 	}
-	or64(&l.FuelPerEvent, 10_000_000)
-	or64(&l.FuelPerCall, 40_000_000)
-	or64(&l.FuelInit, 100_000_000)
+	if l.CallTime <= 0 {
+		l.CallTime = 9 * time.Millisecond
+	}
+	if l.StartTime <= 0 {
+		l.StartTime = 100 * time.Millisecond
+	}
+	or64(&l.FuelPerCall, 500_000_000)
+	or64(&l.FuelInit, 5_000_000_000)
+	or(&l.Waiting, 4096)
+	or(&l.BadDevices, 5)
 	or(&l.FrameBytes, 1<<20)
 	or(&l.InputBytes, 8<<20)
 	or(&l.OutputBytes, 4<<20)
@@ -57,11 +80,25 @@ func (l Limits) withDefaults() Limits {
 	or(&l.LogLinesPerSecond, 20)
 	or(&l.TrapsPerBatch, 8)
 	or(&l.Instances, 64)
+	if l.InstanceBytes <= 0 {
+		l.InstanceBytes = instanceBytesDefault()
+	}
 	or(&l.Modules, 64)
 	return l
 }
 
-// fuel returns the budget of a crossing with n inputs.
-func (l *Limits) fuel(n int) int64 {
-	return min(l.FuelPerCall, max(int64(n), 1)*l.FuelPerEvent)
+// instanceBytesDefault is a quarter of the machine's memory.
+func instanceBytesDefault() int64 {
+	const unknown = 512 << 20
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return unknown
+	}
+	for line := range bytes.Lines(b) {
+		var kib int64
+		if n, _ := fmt.Sscanf(string(line), "MemTotal: %d kB", &kib); n == 1 && kib > 0 {
+			return kib << 10 / 4
+		}
+	}
+	return unknown
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
@@ -23,6 +24,8 @@ type module struct {
 	manifest *Manifest
 	err      error
 	used     atomic.Int64
+	bytes    atomic.Int64 // memory of the last instance
+	verdicts sync.Map     // dunlin.Tenant → *verdict
 }
 
 // module returns the compiled module, fetching and compiling it first if need be. wasm may be nil.
@@ -81,6 +84,7 @@ func (h *Host) load(ctx context.Context, m *module, wasm []byte) error {
 	if m.manifest, _, err = ReadManifest(wasm); err != nil {
 		return err
 	}
+	m.bytes.Store(int64(parsed.Memories[0].Min) << 16)
 	m.compiled, err = h.compile(ctx, parsed)
 	return err
 }
@@ -113,7 +117,7 @@ func (h *Host) compile(ctx context.Context, m *fuel.Module) (wazero.CompiledModu
 	if closed {
 		return nil, errClosed
 	}
-	rewritten, err := m.Rewrite(h.cfg.Limits.FuelInit)
+	rewritten, err := m.Rewrite(0)
 	if err != nil {
 		return nil, &dunlin.ModuleError{Check: "parse", Detail: err.Error()}
 	}

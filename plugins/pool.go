@@ -20,16 +20,20 @@ type poolKey struct {
 
 // pool is the instances of a module with a configuration.
 type pool struct {
-	h      *Host
-	plugin string // name at first use; for the log
-	module *module
-	config []byte
-	used   atomic.Int64 // Host.uses at the last use
-	usedAt atomic.Int64 // the batch's moment
+	h       *Host
+	plugin  string // name at first use; for the log
+	module  *module
+	config  []byte
+	used    atomic.Int64 // Host.uses at the last use
+	usedAt  atomic.Int64 // the batch's moment
+	cost    cost
+	seconds atomic.Int64 // nanoseconds that the metric does not have yet
+	gone    atomic.Bool  // closed: what knows the pool has to find another
+	debt    atomic.Int64 // nanoseconds that starting spare instances took and nobody was charged for
 
 	metrics poolMetrics
 	strikes quarantine
-	allow   func([]byte, dunlin.Time) []string // the method lines: made once, not for each crossing
+	log     logBudget // of what instances print when they start
 
 	mu struct {
 		sync.Mutex
@@ -37,11 +41,11 @@ type pool struct {
 		idle   []*instance // the last one is the warmest
 		broken notRun      // why it doesn't start
 		retry  dunlin.Time // not before
-		// What may still be logged: tokens at a moment.
-		logTokens float64
-		logAt     dunlin.Time
 	}
 }
+
+// errGone is the error of a pool that was closed meanwhile: its module was removed, or it was not used for long.
+var errGone = errors.New("the instances are gone")
 
 // startRetry is how long a plugin that doesn't start is left alone.
 const startRetry = 10 * time.Second
@@ -60,9 +64,7 @@ func (h *Host) pool(st *dunlin.Stage, now dunlin.Time) (*pool, error) {
 	}
 	m.used.Store(h.uses.Add(1))
 	p = &pool{h: h, plugin: st.Plugin, module: m, config: append([]byte(nil), st.Config...),
-		metrics: h.metrics.pool(st.Plugin)}
-	p.allow = p.lines
-	p.mu.logAt, p.mu.logTokens = now, float64(h.cfg.Limits.LogLinesPerSecond)
+		metrics: h.metrics.pool(pluginName(st))}
 	p.used.Store(h.uses.Add(1))
 	p.usedAt.Store(int64(now))
 	h.mu.Lock()
@@ -77,29 +79,55 @@ func (h *Host) pool(st *dunlin.Stage, now dunlin.Time) (*pool, error) {
 	return p, nil
 }
 
-// take returns an idle instance, or a new one. The error is a failure.
-func (p *pool) take(now dunlin.Time) (*instance, error) {
+// take returns an idle instance, or a new one, and what it took to start it. The error is a failure. The last one is not
+// taken without asking for a spare: a Go module takes 10 ms to start, which the next trap must not cost.
+func (p *pool) take(now dunlin.Time) (*instance, time.Duration, error) {
+	debt := time.Duration(0)
+	if p.debt.Load() > 0 {
+		debt = time.Duration(p.debt.Swap(0))
+	}
 	p.mu.Lock()
+	if p.mu.closed {
+		p.mu.Unlock()
+		return nil, debt, errGone
+	}
 	if n := len(p.mu.idle); n > 0 {
 		in := p.mu.idle[n-1]
 		p.mu.idle = p.mu.idle[:n-1]
 		p.mu.Unlock()
-		return in, nil
+		if n == 1 {
+			p.wantSpare()
+		}
+		return in, debt, nil
 	}
-	if p.mu.broken != "" && now < p.mu.retry {
+	if p.mu.broken.text != "" && now < p.mu.retry {
 		defer p.mu.Unlock()
-		return nil, p.mu.broken
+		return nil, debt, p.mu.broken
 	}
 	p.mu.Unlock()
-	return p.start(now)
+	began := p.h.clock()
+	in, err := p.start(now)
+	if err == nil {
+		p.wantSpare()
+	}
+	return in, debt + p.h.clock() - began, err
 }
 
 func (p *pool) start(now dunlin.Time) (*instance, error) {
-	in, err := start(p.h.rt, p.module, &p.h.cfg.Limits, p.config, now)
+	if f := p.h.makeRoom(p); f.text != "" {
+		return nil, f
+	}
+	in, err := p.h.start(p.module, p.config, now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil && p.mu.closed { // its module is gone: what is said then is not the plugin's
+		return nil, errGone
+	}
 	if err != nil {
-		f := notRun("the plugin does not start: " + err.Error())
+		f := notRun{text: "the plugin does not start: " + err.Error()}
+		if why, ok := errors.AsType[failure](err); ok {
+			f.version = !why.refusal()
+		}
 		if p.mu.broken != f {
 			p.h.cfg.Log.Warn("a plugin does not start", slog.String("plugin", p.plugin), slog.String("reason", err.Error()))
 		}
@@ -107,17 +135,29 @@ func (p *pool) start(now dunlin.Time) (*instance, error) {
 		p.metrics.startFailures.Inc()
 		return nil, f
 	}
-	p.mu.broken = ""
+	p.mu.broken = notRun{}
 	p.metrics.starts.Inc()
-	p.h.metrics.instances.Inc()
-	for _, line := range p.linesLocked(in.printed, now) {
+	p.metrics.instances.Inc()
+	p.weigh(in)
+	lines, _ := p.log.lines(in.printed, now, &p.h.cfg.Limits)
+	for _, line := range lines {
 		p.h.cfg.Log.Info("plugin starts", slog.String("plugin", p.plugin), slog.String("text", line))
 	}
 	return in, nil
 }
 
+// weigh keeps the host's count of memory right.
+func (p *pool) weigh(in *instance) {
+	if size := int64(in.memory.Size()); size != in.bytes {
+		p.h.memory.Add(size - in.bytes)
+		in.bytes = size
+		p.module.bytes.Store(size)
+	}
+}
+
 // give takes an instance back.
 func (p *pool) give(in *instance) {
+	p.weigh(in)
 	p.mu.Lock()
 	keep := !p.mu.closed && len(p.mu.idle) <= p.h.cfg.Workers
 	if keep {
@@ -131,14 +171,54 @@ func (p *pool) give(in *instance) {
 
 // discard ends an instance.
 func (p *pool) discard(in *instance) {
-	p.h.metrics.instances.Dec()
+	p.metrics.instances.Dec()
+	p.h.memory.Add(-in.bytes)
 	in.close()
+}
+
+// makeRoom ends idle instances of plugins used longest ago if another of this one's would be too much memory. The failure
+// says that there is no room.
+func (h *Host) makeRoom(p *pool) notRun {
+	most, need := h.cfg.Limits.InstanceBytes, p.module.bytes.Load()
+	for h.memory.Load()+need > most {
+		var oldest *pool
+		for _, other := range h.pools() {
+			if other.idle() > 0 && (oldest == nil || other.used.Load() < oldest.used.Load()) {
+				oldest = other
+			}
+		}
+		if oldest == nil {
+			return notRun{text: fmt.Sprintf("no memory: the instances of all plugins have %d bytes, at most %d are allowed",
+				h.memory.Load(), most)}
+		}
+		oldest.shrink(oldest.idle() - 1)
+	}
+	return notRun{}
+}
+
+// pools returns all pools.
+func (h *Host) pools() []*pool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	pools := make([]*pool, 0, len(h.mu.pools))
+	for _, p := range h.mu.pools {
+		pools = append(pools, p)
+	}
+	return pools
+}
+
+// idle returns how many instances have nothing to do.
+func (p *pool) idle() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.mu.idle)
 }
 
 // close ends the idle instances; those at work end when they are given back.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.mu.closed = true
+	p.gone.Store(true)
 	p.mu.Unlock()
 	p.shrink(0)
 }
@@ -157,14 +237,8 @@ func (p *pool) shrink(n int) int {
 	return left
 }
 
-// wantSpare asks for an idle instance to be ready when the next trap comes: a Go module takes 10 ms to start.
+// wantSpare asks for an idle instance to be ready.
 func (p *pool) wantSpare() {
-	p.mu.Lock()
-	n := len(p.mu.idle)
-	p.mu.Unlock()
-	if n > 0 {
-		return
-	}
 	select {
 	case p.h.refills <- p:
 	default:
@@ -179,12 +253,15 @@ func (h *Host) refill(ctx context.Context) {
 			return
 		case p := <-h.refills:
 			p.mu.Lock()
-			n, skip := len(p.mu.idle), p.mu.closed || p.mu.broken != ""
+			n, skip := len(p.mu.idle), p.mu.closed || p.mu.broken.text != ""
 			p.mu.Unlock()
-			if n > 0 || skip {
-				continue
+			if n > 0 || skip || h.memory.Load()+p.module.bytes.Load() > h.cfg.Limits.InstanceBytes {
+				continue // a spare is not worth ending another's
 			}
-			if in, err := p.start(dunlin.Time(p.usedAt.Load())); err == nil {
+			began := h.clock()
+			in, err := p.start(dunlin.Time(p.usedAt.Load()))
+			p.debt.Add(int64(h.clock() - began))
+			if err == nil {
 				p.give(in)
 			}
 		}
@@ -204,39 +281,29 @@ func (h *Host) sweep(now dunlin.Time) {
 	if now.Sub(dunlin.Time(last)) < sweepEvery && now >= dunlin.Time(last) || !h.swept.CompareAndSwap(last, int64(now)) {
 		return
 	}
-	h.mu.RLock()
-	pools := make([]*pool, 0, len(h.mu.pools))
-	for _, p := range h.mu.pools {
-		pools = append(pools, p)
+	if h.gate.sweep() {
+		h.routes.forget() // they know domains that are forgotten
 	}
-	h.mu.RUnlock()
+	pools := h.pools()
 	total := 0
 	for _, p := range pools {
 		if now.Sub(dunlin.Time(p.usedAt.Load())) > idleMax {
 			h.forget(p)
 			continue
 		}
-		p.mu.Lock()
-		total += len(p.mu.idle)
-		p.mu.Unlock()
+		total += p.idle()
 	}
 	for total > h.cfg.Limits.Instances {
 		var oldest *pool
 		for _, p := range pools {
-			p.mu.Lock()
-			n := len(p.mu.idle)
-			p.mu.Unlock()
-			if n > 0 && (oldest == nil || p.used.Load() < oldest.used.Load()) {
+			if p.idle() > 0 && (oldest == nil || p.used.Load() < oldest.used.Load()) {
 				oldest = p
 			}
 		}
 		if oldest == nil {
 			return
 		}
-		before := total
-		oldest.mu.Lock()
-		n := len(oldest.mu.idle)
-		oldest.mu.Unlock()
+		before, n := total, oldest.idle()
 		if total -= n - oldest.shrink(max(0, n-(total-h.cfg.Limits.Instances))); total == before {
 			return
 		}
@@ -265,7 +332,7 @@ func (h *Host) TryConfig(ctx context.Context, st *dunlin.Stage) error {
 	if err != nil {
 		return err
 	}
-	in, err := start(h.rt, m, &h.cfg.Limits, st.Config, h.cfg.Now())
+	in, err := h.start(m, st.Config, h.cfg.Now())
 	if err != nil {
 		h.mu.RLock()
 		closed := h.mu.closed

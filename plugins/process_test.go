@@ -135,7 +135,7 @@ func TestSteadyStateAllocatesLittle(t *testing.T) {
 // Shards call at the same time, with different plugins and configurations, while plugins are installed and removed.
 func TestConcurrentShards(t *testing.T) {
 	var logged syncBuffer
-	b := newBench(t, plugins.Config{Workers: 2, Log: slog.New(slog.NewTextHandler(&logged, nil))})
+	b := newBench(t, plugins.Config{Workers: 2, Limits: plugins.Limits{BadDevices: 1000}, Log: slog.New(slog.NewTextHandler(&logged, nil))})
 	stages := []*dunlin.Stage{
 		b.stage(plugin(code(unreachable)).build(), ""), b.stage(plugin(nil).build(), `{"a":1}`),
 		b.stage(plugin(nil).build(), `{"a":2}`),

@@ -76,29 +76,38 @@ func (q *quarantine) until(key dunlin.DeviceKey, now dunlin.Time) (dunlin.Time, 
 	return s.until, s.count
 }
 
-// lines splits text into the lines that may still be logged now: LogLinesPerSecond, as a bucket of as many.
-func (p *pool) lines(text []byte, now dunlin.Time) []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.linesLocked(text, now)
+// logBudget is what may still be logged: tokens at a moment.
+type logBudget struct {
+	mu struct {
+		sync.Mutex
+		tokens float64
+		at     dunlin.Time
+	}
 }
 
-func (p *pool) linesLocked(text []byte, now dunlin.Time) []string {
-	rate := float64(p.h.cfg.Limits.LogLinesPerSecond)
-	if d := now.Sub(p.mu.logAt); d > 0 {
-		p.mu.logTokens = min(rate, p.mu.logTokens+rate*d.Seconds())
-		p.mu.logAt = now
+// lines splits text into the lines that may still be logged now, LogLinesPerSecond as a bucket of as many, and returns how
+// many there were beyond.
+func (b *logBudget) lines(text []byte, now dunlin.Time, l *Limits) (lines []string, dropped int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	rate := float64(l.LogLinesPerSecond)
+	if b.mu.at == 0 {
+		b.mu.tokens, b.mu.at = rate, now
 	}
-	var lines []string
+	if d := now.Sub(b.mu.at); d > 0 {
+		b.mu.tokens = min(rate, b.mu.tokens+rate*d.Seconds())
+		b.mu.at = now
+	}
 	for line := range bytes.Lines(text) {
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
 		}
-		if p.mu.logTokens < 1 {
-			break
+		if b.mu.tokens < 1 {
+			dropped++
+			continue
 		}
-		p.mu.logTokens--
-		lines = append(lines, cleanText(line, p.h.cfg.Limits.TextBytes))
+		b.mu.tokens--
+		lines = append(lines, cleanText(line, l.TextBytes))
 	}
-	return lines
+	return lines, dropped
 }

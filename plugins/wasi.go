@@ -241,9 +241,11 @@ func wasiRandom(in *instance, p []uint64) uint64 {
 	if !ok {
 		return wasiFault
 	}
-	in.burn(int64(len(b)))
-	if in.fuel.Get() > 1<<63 { // the counter is negative: don't do the work that can't be paid for
-		return wasiInval
+	if in.burn(int64(len(b))); int64(in.fuel.Get()) < 0 {
+		counter := in.meter.refill(int64(in.fuel.Get()))
+		if in.fuel.Set(uint64(counter)); counter < 0 { // don't do the work that can't be paid for
+			return wasiInval
+		}
 	}
 	for len(b) > 0 { // splitmix64
 		in.random += 0x9e3779b97f4a7c15

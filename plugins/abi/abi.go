@@ -127,9 +127,6 @@ const (
 	ManifestBytesMax = 64 << 10
 )
 
-// PayloadBytesMax bounds the payload of a command and of a publication.
-const PayloadBytesMax = 64 << 10
-
 // NaN is how "no value" is written: the quiet NaN whose payload is zero, as most languages have it (Go's math.NaN does not).
 const NaN uint64 = 0x7ff8 << 48
 

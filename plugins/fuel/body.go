@@ -8,13 +8,16 @@ type bodyWriter struct {
 	head []byte // result: locals and the entry's charge
 	code []byte // result: the rest
 
-	regions []region
-	frames  []frame
-	locals  uint32 // parameters and locals of the function, ours not counted
-	results int64
-	branch  int64 // cost of a branch besides its values: what may have to be moved where control flow merges
-	sizes   bool  // an instruction took the i32 local behind the function's own
-	calls   bool  // the function calls another that the module defines: only then can its entry be part of a cycle
+	regions  []region
+	frames   []frame
+	locals   uint32 // parameters and locals of the function, ours not counted
+	results  int64
+	branch   int64 // cost of a branch besides its values: what may have to be moved where control flow merges
+	checks   bool  // a check took the i64 local behind the function's own
+	sizes    bool  // an instruction took the i32 local behind that
+	calls    bool  // the function calls another that the module defines: only then can its entry be part of a cycle
+	parted   bool  // an instruction could have led away from what follows
+	straight bool  // a loop's header comes behind the entry whatever happens: its check is the entry's
 
 	blocks, loops, branches int // so far
 	depth                   int // of loops
@@ -38,7 +41,8 @@ type frame struct {
 func (w *bodyWriter) rewrite(t FuncType) error {
 	in := &w.in
 	w.head, w.code, w.regions, w.frames = w.head[:0], w.code[:0], w.regions[:0], w.frames[:0]
-	w.sizes, w.calls, w.results = false, false, int64(len(t.Results))
+	w.checks, w.sizes, w.calls, w.parted, w.straight = false, false, false, false, false
+	w.results = int64(len(t.Results))
 	w.blocks, w.loops, w.branches, w.depth = 0, 0, 0, 0
 
 	groups := in.count("groups of locals")
@@ -69,29 +73,36 @@ func (w *bodyWriter) rewrite(t FuncType) error {
 		return in.err
 	}
 
-	if w.sizes {
-		w.head = append(appendU32(w.head, uint32(groups+1)), declared...)
-		w.head = append(w.head, 1, byte(I32))
-	} else {
-		w.head = append(appendU32(w.head, uint32(groups)), declared...)
+	check := w.calls && !w.straight
+	own := 0
+	if check || w.checks {
+		own = 1
 	}
+	if w.sizes {
+		own = 2
+	}
+	w.head = append(appendU32(w.head, uint32(groups+own)), declared...)
+	w.head = append(w.head, []byte{1, byte(I64), 1, byte(I32)}[:2*own]...)
 	w.head = append(w.head, opGlobalGet)
 	w.head = append(appendU32(w.head, w.fuel), opI64Const)
-	w.head = append(appendS64(w.head, min(w.regions[0].cost, costMax)), opI64Sub, opGlobalSet)
-	w.head = appendU32(w.head, w.fuel)
-	if w.calls {
-		w.head = w.appendCheck(w.head)
-	}
+	w.head = append(appendS64(w.head, min(w.regions[0].cost, costMax)), opI64Sub)
+	w.head = w.appendPaid(w.head, check)
 	for _, r := range w.regions[1:] {
 		putCost(w.code[r.patch:], r.cost)
 	}
 	return nil
 }
 
-func (w *bodyWriter) appendCheck(b []byte) []byte {
-	b = append(b, opGlobalGet)
-	b = appendU32(b, w.fuel)
-	return append(b, opI64Const, 0, opI64LtS, opIf, 0x40, opUnreachable, opEnd)
+// appendPaid keeps what is on the stack as the counter, and if that is negative calls for more.
+func (w *bodyWriter) appendPaid(b []byte, check bool) []byte {
+	if !check {
+		return appendU32(append(b, opGlobalSet), w.fuel)
+	}
+	w.checks = true
+	b = append(appendU32(append(b, opLocalTee), w.locals), opGlobalSet)
+	b = append(appendU32(b, w.fuel), opLocalGet)
+	b = append(appendU32(b, w.locals), opI64Const, 0, opI64LtS, opIf, 0x40, opCall)
+	return append(appendU32(b, w.m.refill()), opEnd)
 }
 
 // charge begins a region here: the innermost frame's instructions from now on.
@@ -101,11 +112,7 @@ func (w *bodyWriter) charge(cost int64, check bool) {
 	w.frames[len(w.frames)-1].region = len(w.regions)
 	w.regions = append(w.regions, region{cost: cost, patch: len(w.code)})
 	w.code = append(w.code, make([]byte, costBytes)...)
-	w.code = append(w.code, opI64Sub, opGlobalSet)
-	w.code = appendU32(w.code, w.fuel)
-	if check {
-		w.code = w.appendCheck(w.code)
-	}
+	w.code = w.appendPaid(append(w.code, opI64Sub), check)
 }
 
 func (w *bodyWriter) cost(c int64) {
@@ -116,15 +123,15 @@ func (w *bodyWriter) cost(c int64) {
 // or not for a table's elements.
 func (w *bodyWriter) chargeSize(shift byte) {
 	w.sizes = true
+	size := w.locals + 1
 	w.code = append(w.code, opLocalTee)
-	w.code = append(appendU32(w.code, w.locals), opGlobalGet)
+	w.code = append(appendU32(w.code, size), opGlobalGet)
 	w.code = append(appendU32(w.code, w.fuel), opLocalGet)
-	w.code = append(appendU32(w.code, w.locals), opI64ExtendU)
+	w.code = append(appendU32(w.code, size), opI64ExtendU)
 	if shift > 0 {
 		w.code = append(w.code, opI64Const, shift, opI64ShrU)
 	}
-	w.code = append(w.code, opI64Sub, opGlobalSet)
-	w.code = w.appendCheck(appendU32(w.code, w.fuel))
+	w.code = w.appendPaid(append(w.code, opI64Sub), true)
 }
 
 // chargeGrow charges for the pages on top of the stack: each has to be zeroed and may have to be copied. A number that no
@@ -132,14 +139,15 @@ func (w *bodyWriter) chargeSize(shift byte) {
 func (w *bodyWriter) chargeGrow() {
 	const unitsShift, pagesMax = 13, 4096
 	w.sizes = true
+	pages := w.locals + 1
 	w.code = append(w.code, opLocalTee)
-	w.code = append(appendU32(w.code, w.locals), opGlobalGet)
+	w.code = append(appendU32(w.code, pages), opGlobalGet)
 	w.code = append(appendU32(w.code, w.fuel), opLocalGet)
-	w.code = append(appendU32(w.code, w.locals), opI64ExtendU, opI64Const, unitsShift, opI64Shl)
+	w.code = append(appendU32(w.code, pages), opI64ExtendU, opI64Const, unitsShift, opI64Shl)
 	w.code = append(w.code, opI64Const, 0, opLocalGet)
-	w.code = append(appendU32(w.code, w.locals), opI32Const)
-	w.code = append(appendS64(w.code, pagesMax), opI32LtU, opSelect, opI64Sub, opGlobalSet)
-	w.code = w.appendCheck(appendU32(w.code, w.fuel))
+	w.code = append(appendU32(w.code, pages), opI32Const)
+	w.code = append(appendS64(w.code, pagesMax), opI32LtU, opSelect)
+	w.code = w.appendPaid(append(w.code, opI64Sub), true)
 }
 
 // instruction copies one instruction, with the charges that belong in front of or behind it.
@@ -194,10 +202,13 @@ func (w *bodyWriter) other(op byte) {
 		default:
 			cost, w.calls = costCall, true
 		}
+		w.parted = true
 	case opCallIndirect:
-		in.u32()
-		in.u32()
-		cost, w.calls = costIndirect, true
+		if t := in.u32(); int64(t) >= int64(len(w.m.Types)) {
+			in.fail("type %d does not exist", t)
+		}
+		w.table()
+		cost, w.calls, w.parted = costIndirect, true, true
 	case opDrop, opSelect, opRefIsNull:
 	case opSelectTyped:
 		in.valueTypes("types of a select")
@@ -206,7 +217,7 @@ func (w *bodyWriter) other(op byte) {
 			in.fail("global %d does not exist", i)
 		}
 	case opTableGet, opTableSet:
-		in.u32()
+		w.table()
 		cost = costMemory
 	case opMemorySize:
 		in.byte()
@@ -224,13 +235,22 @@ func (w *bodyWriter) other(op byte) {
 	case opRefNull:
 		in.valueType()
 	case opRefFunc:
-		in.u32()
+		if f := in.u32(); int64(f) >= int64(len(w.m.funcTypes)) {
+			in.fail("function %d does not exist", f)
+		}
 		cost = costHost
 	default:
 		in.pos--
 		in.fail("instruction %#x is not of WebAssembly 2.0", op)
 	}
 	w.cost(cost)
+}
+
+// table reads a table's index. What the module doesn't define doesn't exist: behind its own there is the runtime's.
+func (w *bodyWriter) table() {
+	if i := w.in.u32(); int64(i) >= int64(len(w.m.tables)) {
+		w.in.fail("table %d does not exist", i)
+	}
 }
 
 // misc copies an instruction behind 0xfc, with a charge for the size it works on.
@@ -248,18 +268,25 @@ func (w *bodyWriter) misc(start int) {
 	case miscMemoryFill:
 		in.u32()
 		w.chargeSize(3)
-	case miscTableInit, miscTableCopy:
+	case miscTableInit:
 		in.u32()
-		in.u32()
+		w.table()
+		w.chargeSize(0)
+	case miscTableCopy:
+		w.table()
+		w.table()
 		w.chargeSize(0)
 	case miscTableFill:
-		in.u32()
+		w.table()
 		w.chargeSize(0)
 	case miscTableGrow:
-		in.u32()
+		w.table()
 		cost = costHost
 		w.chargeSize(0)
-	case miscDataDrop, miscElemDrop, miscTableSize:
+	case miscTableSize:
+		w.table()
+		cost = costMemory
+	case miscDataDrop, miscElemDrop:
 		in.u32()
 		cost = costMemory
 	default:

@@ -5,7 +5,9 @@ func (w *bodyWriter) control(op byte, start int) {
 	in := &w.in
 	top := &w.frames[len(w.frames)-1]
 	switch op {
-	case opUnreachable, opNop:
+	case opUnreachable:
+		w.parted = true
+	case opNop:
 	case opBlock, opLoop, opIf:
 		w.block(op, start)
 		return
@@ -36,6 +38,7 @@ func (w *bodyWriter) control(op byte, start int) {
 		w.cost(2 + w.branch + values)
 	case opReturn:
 		w.cost(1 + w.results)
+		w.parted = true
 	default:
 		in.pos--
 		in.fail("instruction %#x is not of WebAssembly 2.0", op)
@@ -53,6 +56,7 @@ func (w *bodyWriter) label(table bool) int64 {
 	if w.in.err != nil {
 		return 0
 	}
+	w.parted = true
 	f := &w.frames[len(w.frames)-1-int(d)]
 	f.switched = f.switched || table
 	return f.values
@@ -71,9 +75,11 @@ func (w *bodyWriter) block(op byte, start int) {
 	switch op {
 	case opLoop:
 		f.values = params
+		w.straight = w.straight || !w.parted
 		w.frames = append(w.frames, f)
 		w.charge(costLoop+params+w.branch, true)
 	case opIf:
+		w.parted = true
 		w.cost(1)
 		w.frames = append(w.frames, f)
 	default:

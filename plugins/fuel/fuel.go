@@ -30,8 +30,12 @@ import (
 	"fmt"
 )
 
-// GlobalName is the export under which the host finds the counter. A module that exports it already is refused.
-const GlobalName = "dunlin_fuel"
+// Exports that the host finds in a rewritten module. A module that exports one of them already is refused.
+const (
+	GlobalName = "dunlin_fuel"       // the counter
+	ArmName    = "dunlin_fuel_arm"   // a function (funcref) → (): takes what is called when the counter is below zero
+	StartName  = "dunlin_fuel_start" // the module's start function, if it has one: nothing runs before the host calls it
+)
 
 // Bounds on a module, so that neither parsing nor compiling nor instantiating it can be made expensive: 14 KB of nested
 // loops over a thousand locals kept wazero's compiler busy for minutes. What compilers make stays far below them; a big
@@ -187,6 +191,7 @@ type Module struct {
 	imported  int      // functions imported
 	tables    []table
 	globals   int
+	start     uint32 // the start function, if HasStart
 }
 
 type section struct {

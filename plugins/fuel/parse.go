@@ -92,15 +92,14 @@ func (m *Module) parseSection(s section) error {
 		for range m.globals {
 			r.valueType()
 			r.byte()
-			r.constExpr(m.globals)
+			m.constExpr(r)
 		}
 	case secExport:
 		for range r.count("exports") {
 			m.Exports = append(m.Exports, Export{Name: r.name(), Kind: Kind(r.byte()), Index: r.u32()})
 		}
 	case secStart:
-		m.HasStart = true
-		r.u32()
+		m.HasStart, m.start = true, m.function(r)
 	case secElement:
 		m.parseElements(r)
 	case secData:
@@ -172,8 +171,9 @@ func (m *Module) parseImports(r *reader) {
 	}
 }
 
-// constExpr walks a constant expression. globals bounds global.get, so that no expression can come to mean the counter.
-func (r *reader) constExpr(globals int) {
+// constExpr walks a constant expression. What it names must be the module's own, so that none can come to mean what the
+// rewriter adds.
+func (m *Module) constExpr(r *reader) {
 	for {
 		switch op := r.byte(); op {
 		case opEnd:
@@ -187,13 +187,13 @@ func (r *reader) constExpr(globals int) {
 		case opF64Const:
 			r.skip(8)
 		case opGlobalGet:
-			if i := r.u32(); int64(i) >= int64(globals) {
+			if i := r.u32(); int64(i) >= int64(m.globals) {
 				r.fail("global %d does not exist", i)
 			}
 		case opRefNull:
 			r.byte()
 		case opRefFunc:
-			r.u32()
+			m.function(r)
 		case opVector:
 			if sub := r.u32(); sub != 12 {
 				r.fail("instruction 0xfd %d is not constant", sub)
@@ -217,19 +217,23 @@ func (m *Module) parseElements(r *reader) {
 			return
 		}
 		if flags&1 == 0 { // active
+			table := uint32(0)
 			if flags&2 != 0 {
-				r.u32() // table
+				table = r.u32()
 			}
-			r.constExpr(m.globals)
+			if r.err == nil && int64(table) >= int64(len(m.tables)) {
+				r.fail("table %d does not exist", table)
+			}
+			m.constExpr(r)
 		}
 		if flags&3 != 0 {
 			r.byte() // element kind or reference type
 		}
 		for range r.count("elements") {
 			if flags&4 != 0 {
-				r.constExpr(m.globals)
+				m.constExpr(r)
 			} else {
-				r.u32()
+				m.function(r)
 			}
 		}
 		if r.err != nil {
@@ -238,15 +242,24 @@ func (m *Module) parseElements(r *reader) {
 	}
 }
 
+// function reads a function's index.
+func (m *Module) function(r *reader) uint32 {
+	f := r.u32()
+	if r.err == nil && int64(f) >= int64(len(m.funcTypes)) {
+		r.fail("function %d does not exist", f)
+	}
+	return f
+}
+
 func (m *Module) parseData(r *reader) {
 	for range r.count("data segments") {
 		switch flags := r.u32(); flags {
 		case 0:
-			r.constExpr(m.globals)
+			m.constExpr(r)
 		case 1:
 		case 2:
 			r.u32()
-			r.constExpr(m.globals)
+			m.constExpr(r)
 		default:
 			r.fail("data segment of kind %d", flags)
 		}
@@ -316,8 +329,10 @@ func (m *Module) resolve() error {
 			e.Type = m.Types[m.funcTypes[e.Index]]
 		}
 	}
-	if seen[GlobalName] {
-		return errAt(0, "exports %q, which is the runtime's own name", GlobalName)
+	for _, name := range []string{GlobalName, ArmName, StartName} {
+		if seen[name] {
+			return errAt(0, "exports %q, which is the runtime's own name", name)
+		}
 	}
 	if len(m.tables) > TablesMax {
 		return errAt(0, "has %d tables, at most %d are allowed", len(m.tables), TablesMax)

@@ -89,6 +89,11 @@ func (s *spec) run(ctx context.Context, file string) error {
 					return fmt.Errorf("line %d: %w", c.Line, err)
 				}
 				s.fuel = s.mod.ExportedGlobal(fuel.GlobalName).(api.MutableGlobal)
+				if begin := s.mod.ExportedFunction(fuel.StartName); begin != nil {
+					if _, err := begin.Call(ctx); err != nil {
+						return fmt.Errorf("line %d: start: %w", c.Line, err)
+					}
+				}
 			}
 		case "assert_return", "assert_trap", "assert_exhaustion", "action":
 			if s.mod != nil && c.Action.Type == "invoke" && c.Action.Module == "" {
