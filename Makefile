@@ -12,7 +12,7 @@ SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins sdk-rust sdk-c sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
+.PHONY: help build plugins sdk-go sdk-rust sdk-c sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ plugins: $(MODULES)/cold-chain.wasm ## the example plugins, from source
 
 $(MODULES)/cold-chain.wasm: $(wildcard sdk/go/*.go sdk/go/examples/cold-chain/*.go plugins/abi/*.go) go.mod
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o $@ ./sdk/go/examples/cold-chain
+
+sdk-go: ## the Go SDK: its examples
+	@for e in threshold rate absence decoder cold-chain; do \
+	  GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o sdk/go/build/$$e.wasm ./sdk/go/examples/$$e || exit 1; done
 
 sdk-rust: ## the Rust SDK: its examples, and its tests (needs cargo and the target wasm32-unknown-unknown)
 	@sdk/rust/make.sh

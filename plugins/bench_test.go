@@ -10,14 +10,14 @@ import (
 )
 
 // BenchmarkCrossing measures Process: one device's report at a time, 100 devices and a full batch of 512; reports of one
-// metric and of the four of the ingest benchmark. The plugins are the cold-chain example in Go, and one as small as a C
+// metric and of the four of the ingest benchmark. The plugins are the examples cold-chain and threshold in Go, and one as small as a C
 // compiler makes them: it sums up the readings and makes that the state.
 func BenchmarkCrossing(b *testing.B) {
 	host := newBench(b, plugins.Config{})
 	for _, p := range []struct {
 		name string
 		wasm []byte
-	}{{"go", buildColdChain(b)}, {"c", plugin(nil).build()}} {
+	}{{"go", buildColdChain(b)}, {"go-threshold", buildExample(b, "go", "threshold")}, {"c", plugin(nil).build()}} {
 		st := host.stage(p.wasm, `{}`)
 		process(b, host, st, t0, batchOf(1)...) // compiles
 		for _, devices := range []int{1, 100, 512} {

@@ -260,7 +260,9 @@ func (p *parser) event(word, rest string, a *args) error {
 	case "result":
 		in.Kind, in.Received, in.Format, in.Timer = dunlin.InputResult, a.time(), dunlin.ContentFormat(a.int()), a.word()
 		timedOut := a.is("timeout")
-		if !timedOut {
+		if timedOut {
+			in.Flags = dunlin.FlagTimedOut
+		} else {
 			in.Payload = a.bytes()
 		}
 		p.body = abi.AppendCommandResult(p.body, int64(in.Received), uint16(in.Format), timedOut, in.Timer, in.Payload)
