@@ -197,6 +197,10 @@ func withoutMembers(text []byte, members ...string) ([]byte, error) {
 	for _, m := range members {
 		delete(object, m)
 	}
-	b, err := json.MarshalIndent(object, "", "  ")
-	return append(b, '\n'), err
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	err := enc.Encode(object)
+	return out.Bytes(), err
 }
