@@ -27,14 +27,8 @@ impl<const N: usize> Line<N> {
     }
 
     /// Appends a text, as much of it as fits.
-    #[inline(never)]
     pub fn push(&mut self, s: &str) -> &mut Self {
-        let mut n = s.len().min(N - self.len);
-        while !s.is_char_boundary(n) {
-            n -= 1;
-        }
-        crate::abi::put(&mut self.bytes, self.len, s.as_bytes().get(..n).unwrap_or(&[]));
-        self.len += n;
+        push(&mut self.bytes, &mut self.len, s);
         self
     }
 
@@ -67,19 +61,35 @@ impl<const N: usize> Line<N> {
         self
     }
 
-    #[inline(never)]
-    fn digits(&mut self, mut v: u64, at_least: usize) -> &mut Self {
-        let mut text = [b'0'; 20];
-        let mut at = text.len();
-        while v > 0 || text.len() - at < at_least {
-            at = at.wrapping_sub(1);
-            if let Some(d) = text.get_mut(at) {
-                *d = b'0' + (v % 10) as u8;
-            }
-            v /= 10;
-        }
-        self.push(crate::abi::text(text.get(at..).unwrap_or(&[])))
+    fn digits(&mut self, v: u64, at_least: usize) -> &mut Self {
+        digits(&mut self.bytes, &mut self.len, v, at_least);
+        self
     }
+}
+
+// Lines of all sizes share these.
+
+#[inline(never)]
+fn push(bytes: &mut [u8], len: &mut usize, s: &str) {
+    let mut n = s.len().min(bytes.len() - *len);
+    while !s.is_char_boundary(n) {
+        n -= 1;
+    }
+    *len = crate::abi::put(bytes, *len, s.as_bytes().get(..n).unwrap_or(&[]));
+}
+
+#[inline(never)]
+fn digits(bytes: &mut [u8], len: &mut usize, mut v: u64, at_least: usize) {
+    let mut text = [b'0'; 20];
+    let mut at = text.len();
+    while v > 0 || text.len() - at < at_least {
+        at = at.wrapping_sub(1);
+        if let Some(d) = text.get_mut(at) {
+            *d = b'0' + (v % 10) as u8;
+        }
+        v /= 10;
+    }
+    push(bytes, len, crate::abi::text(text.get(at..).unwrap_or(&[])));
 }
 
 impl<const N: usize> Default for Line<N> {
