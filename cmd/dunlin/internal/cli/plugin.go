@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/cmd/dunlin/internal/scaffold"
 	"github.com/dunlin-iot/dunlin/sdk/client"
 	"github.com/spf13/cobra"
 )
 
 func newPlugin(env Env) *cobra.Command {
-	return group(&cobra.Command{Use: "plugin", Short: "Upload, try, roll out and take back plugins"},
-		newPluginPush(env), newPluginVersions(env), newPluginActivate(env), newPluginRollback(env), newPluginTrial(env, dunlin.TrialShadow),
+	return group(&cobra.Command{Use: "plugin", Short: "Begin, test, upload, try, roll out and take back plugins"},
+		newPluginNew(env), newPluginBuild(env), newPluginTest(env), newPluginDev(env), newPluginPush(env), newPluginVersions(env), newPluginActivate(env), newPluginRollback(env), newPluginTrial(env, dunlin.TrialShadow),
 		newPluginTrial(env, dunlin.TrialCanary), newPluginTrialStatus(env), newPluginTrialEnd(env), newPluginPull(env), newPluginSign(env),
 		newPluginVerify(env), newPluginRemove(env))
 }
@@ -29,11 +30,11 @@ type pushed struct {
 
 func newPluginPush(env Env) *cobra.Command {
 	r, out, p := remote{env: env}, output{}, pushed{}
-	c := &cobra.Command{Use: "push FILE.wasm", Short: "Upload a module, have it checked, and make it the plugin's active version", Args: exactArgs("FILE.wasm"),
+	c := &cobra.Command{Use: "push FILE.wasm|DIR", Short: "Upload a module, have it checked, and make it the plugin's active version", Args: exactArgs("FILE.wasm|DIR"),
 		Long: "push uploads a module. The node checks it (size, imports, exports, memory, a dry run) and refuses it with what is\n" +
 			"wrong, or runs it from the next reading on in every domain whose pipeline names the plugin. With --no-activate the\n" +
 			"module is only kept as a version, for a trial. A FILE.wasm.minisig beside the module is sent along.\n" +
-			"In place of a file, oci://REGISTRY/NAME:TAG takes the module from a registry.",
+			"A folder is built first; oci://REGISTRY/NAME:TAG takes the module from a registry.",
 		Example: "  dunlin plugin push ./cold-chain.wasm\n  dunlin plugin push ./build/rule.wasm --name too-warm --no-activate\n" +
 			"  dunlin plugin push oci://registry.example.com/plugins/too-warm:1.2.0",
 		RunE: func(c *cobra.Command, args []string) error { return p.push(c, &r, &out, args[0]) }}
@@ -48,7 +49,7 @@ func newPluginPush(env Env) *cobra.Command {
 }
 
 func (p *pushed) push(c *cobra.Command, r *remote, out *output, file string) error {
-	src, err := readModule(c.Context(), file)
+	src, err := moduleOf(c, file)
 	if err != nil {
 		return err
 	}
@@ -94,6 +95,25 @@ func (p *pushed) push(c *cobra.Command, r *remote, out *output, file string) err
 type moduleSource struct {
 	module                  []byte
 	name, source, signature string
+}
+
+// moduleOf reads a module from a file or a registry, or builds the plugin in a folder.
+func moduleOf(c *cobra.Command, from string) (*moduleSource, error) {
+	info, err := os.Stat(from)
+	if err != nil || !info.IsDir() {
+		return readModule(c.Context(), from)
+	}
+	file, err := scaffold.Build(c.Context(), from, c.ErrOrStderr())
+	if err != nil {
+		return nil, err
+	}
+	m, err := readFileModule(file)
+	if err != nil {
+		return nil, err
+	}
+	abs, err := filepath.Abs(from)
+	m.name = filepath.Base(abs)
+	return m, err
 }
 
 func readFileModule(file string) (*moduleSource, error) {
