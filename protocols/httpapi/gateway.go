@@ -83,6 +83,7 @@ type Deps struct {
 	Cluster   dunlin.ClusterAdmin // nil: /v1/cluster is not found
 	Plugins   dunlin.Plugins      // nil: plugins have no versions
 	Trials    TrialCounter        // nil: trials are not counted
+	Replay    dunlin.Replayer     // nil: the past can't be asked
 }
 
 // Decoder turns payloads to records: a *payload.Decoder.

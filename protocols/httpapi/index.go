@@ -12,6 +12,7 @@ func (g *Gateway) registerRaw(reg *registration) {
 	reg.raw("POST /v1/devices/{id}/c/{command}", g.serveResult)
 	reg.raw("POST /v1/ingest", g.serveBatch)
 	reg.raw("GET /v1/events", g.serveEvents)
+	reg.raw("POST /v1/backtests", g.serveBacktest)
 	reg.raw("GET /livez", func(c *call, _ *http.Request) { writeText(c, "ok\n") })
 	reg.raw("GET /readyz", g.serveReady)
 	reg.raw("GET /metrics", g.serveMetrics)

@@ -66,7 +66,11 @@ func routeTable() []route {
 		{pattern: "GET /v1/devices/{id}/readings", rule: ruleReadDevice},
 		{pattern: "GET /v1/devices/{id}/alerts", rule: ruleReadDevice},
 		{pattern: "GET /v1/alerts", rule: ruleReadAll},
+		{pattern: "GET /v1/alerts/explanation", rule: ruleReadAll},
+		{pattern: "POST /v1/backtests", rule: ruleAdmin},
 		{pattern: "GET /v1/deadletters", rule: ruleReadAll},
+		{pattern: "DELETE /v1/deadletters/{device}/{stage}/{seq}", rule: ruleAdmin},
+		{pattern: "POST /v1/deadletters/{device}/{stage}/{seq}/replay", rule: ruleAdmin},
 
 		{pattern: "GET /v1/domains", rule: ruleReadAll},
 		{pattern: "GET /v1/domains/{id}", rule: ruleReadAll},

@@ -44,7 +44,7 @@ func (n *Node) openDoors(context.Context) error {
 	h, err := httpapi.New(httpapi.Config{Addr: n.cfg.HTTP, Hosts: hosts, Version: httpapi.Version{Version: n.cfg.Version, Node: n.identity.Node}, Ready: n.readiness,
 		MetricsHandler: n.obs.MetricsHandler(), Metrics: metrics, Log: log, DrainTimeout: doorsGrace},
 		httpapi.Deps{Ingestor: n.router, Inspector: n.router, Registrar: n.router, Auth: n.registry, Feed: n.feed, Decoder: n.decoder, Cluster: n.cluster,
-			Plugins: n.router, Trials: n})
+			Plugins: n.router, Trials: n, Replay: n.replay})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/actors"
 	"github.com/dunlin-iot/dunlin/actors/registry"
+	"github.com/dunlin-iot/dunlin/actors/replay"
 	"github.com/dunlin-iot/dunlin/actors/router"
 	"github.com/dunlin-iot/dunlin/actors/sessions"
 	"github.com/dunlin-iot/dunlin/actors/stream"
@@ -70,6 +71,7 @@ type Node struct {
 	router    *router.Router
 	modules   *router.Modules
 	feed      *stream.Feed
+	replay    *replay.Service
 	sessions  *sessions.Service
 	remote    *placement.Remote // nil: alone
 	decoder   *payload.Decoder

@@ -48,7 +48,7 @@ func (n *Node) openRoutes(context.Context) error {
 	for _, f := range []func(context.Context) error{n.router.Run, n.modules.Run, n.feed.Run, n.sessions.Run, n.judge} {
 		n.middle.run(n, f)
 	}
-	return nil
+	return n.openReplay()
 }
 
 // openRemote lets other nodes ask this one.
@@ -110,6 +110,8 @@ func (n *Node) serve(ctx context.Context, from dunlin.NodeID, method string, bod
 		return n.feed.Serve(ctx, from, method, body)
 	case "sess":
 		return n.sessions.Serve(ctx, from, method, body)
+	case "replay":
+		return n.replay.Serve(ctx, from, method, body)
 	case "trial":
 		return n.serveTrial(method, body)
 	}

@@ -1,0 +1,32 @@
+package node
+
+import (
+	"context"
+	"path/filepath"
+	"runtime"
+
+	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/actors/replay"
+	"github.com/dunlin-iot/dunlin/plugins"
+)
+
+// openReplay opens what asks the past. A back-test's modules run in a host of their own, with which they end: quarantine, limits
+// and spare instances of what devices wait for are not theirs to touch. Its compiled code comes from the same cache.
+func (n *Node) openReplay() error {
+	var err error
+	n.replay, err = replay.New(replay.Config{Self: n.identity.NodeID, Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log},
+		replay.Deps{Registry: n.registry, Module: n.modules.Get, Places: n.cluster, Modules: n.modules, Caller: (*caller)(n), Inspector: n.router,
+			Ingestor: n.router, Updates: n.directory,
+			Past: func(sh dunlin.ShardID, since dunlin.Time, states bool) (replay.Reader, error) {
+				return n.db.Journal().Recording(sh, since, states)
+			},
+			Open: func() (replay.Processor, error) {
+				return plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: n.modules.Get,
+					Workers: runtime.GOMAXPROCS(0)})
+			}})
+	if err != nil {
+		return err
+	}
+	n.middle.run(n, func(ctx context.Context) error { return n.replay.Run(ctx) })
+	return nil
+}
