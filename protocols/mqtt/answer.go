@@ -62,6 +62,12 @@ func (m *machine) refuse(t *turn, s *slot, err error) *fault {
 	t.counters.refused++
 	code := publishCode(err)
 	t.g.refusals.log(t, m, s, code, err)
+	if m.fatal(s) && s.u.Kind == dunlin.InputResult && errors.Is(err, dunlin.ErrNotFound) {
+		// An answer that comes too late, or a second time, is no fault that a device can be repaired of.
+		t.counters.refused--
+		m.accept(t, s)
+		return nil
+	}
 	if m.fatal(s) {
 		return &fault{code, reason(err)}
 	}

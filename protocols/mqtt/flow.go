@@ -297,7 +297,7 @@ func (w *follower) entry(ctx context.Context, item dunlin.FeedItem, skip int) (d
 			done++
 			return true
 		}
-		qos, ids, ok := match(subs, n.device, n.alert != nil, item.Entry.Shard, item.Index, w.ids)
+		qos, ids, ok := match(subs, &n, item.Entry.Shard, item.Index, w.ids)
 		w.ids = ids
 		if ok {
 			w.spot = place{item.Entry.Shard, item.Index, done}
@@ -321,8 +321,8 @@ func (w *follower) send(ctx context.Context, n *news, qos byte) error {
 	if w.payload, err = appendPayload(w.payload[:0], n); err != nil {
 		return err
 	}
-	m := message{topic: w.topic, payload: w.payload, media: media(n.alert != nil), subIDs: w.ids, qos: qos}
-	if 64+len(m.topic)+len(m.payload)+5*len(m.subIDs) > w.packetMax { // [MQTT-3.1.2-25]
+	m := message{kind: n.kind, topic: w.topic, payload: w.payload, media: n.media(), subIDs: w.ids, qos: qos}
+	if m.sizeMax() > w.packetMax { // [MQTT-3.1.2-25]
 		w.g.stats.oversize.Add(1)
 		w.g.log.LogAttrs(ctx, slog.LevelWarn, "mqtt: message above the subscriber's maximum packet size",
 			slog.String("client", w.s.key.client), slog.String("device", string(n.device)), slog.Int("bytes", len(m.payload)))
@@ -340,7 +340,7 @@ func (w *follower) send(ctx context.Context, n *news, qos byte) error {
 			w.s.mu.Unlock()
 			return errGone
 		case w.f.box.room(w.receiveMax, w.g.cfg.WindowMax, w.g.cfg.WindowBytesMax):
-			w.f.box.add(&m, n.alert != nil)
+			w.f.box.add(&m)
 			w.addedLocked()
 			w.takeLocked()
 			w.s.mu.Unlock()
@@ -356,17 +356,10 @@ func (w *follower) send(ctx context.Context, n *news, qos byte) error {
 	}
 }
 
-func media(alert bool) string {
-	if alert {
-		return mediaAlert
-	}
-	return mediaSenML
-}
-
 // takeLocked encodes what the client may have now. The caller holds the session's lock.
 func (w *follower) takeLocked() {
 	for it := w.f.box.next(w.receiveMax); it != nil; it = w.f.box.next(w.receiveMax) {
-		m := message{topic: it.buf[:it.topic], payload: it.buf[it.topic:], media: media(it.alert), subIDs: it.subIDs,
+		m := message{kind: it.kind, topic: it.buf[:it.topic], payload: it.buf[it.topic:], media: it.media, subIDs: it.subIDs,
 			id: it.id, qos: 1, dup: it.dup}
 		w.buf = appendPublish(w.buf, &m, w.v5)
 		w.g.stats.delivered.Add(1)

@@ -418,7 +418,7 @@ func TestBrokenBeforeTheBeginning(t *testing.T) {
 	gone, next := &conn{g: g}, &conn{g: g}
 	s := &session{g: g}
 	s.mu.conn = next
-	s.mu.subs = []subscription{{filter: filter{telemetry: true}, qos: 1}}
+	s.mu.subs = []subscription{{filter: filter{kinds: [newsKinds]bool{newsReadings: true}}, qos: 1}}
 	s.mu.flow = &flow{wake: make(chan struct{}, 1), start: dunlin.Cursor{7}}
 	w := &follower{g: g, c: gone, s: s, f: s.mu.flow, done: make(chan struct{})}
 	w.run(t.Context())

@@ -129,6 +129,9 @@ func describe(u *dunlin.Uplink) string {
 	if u.Kind == dunlin.InputRaw {
 		fmt.Fprintf(&b, " raw %q", u.Payload)
 	}
+	if u.Kind == dunlin.InputResult {
+		fmt.Fprintf(&b, " result of %s: %q as %d", u.Timer, u.Payload, u.Format)
+	}
 	return b.String()
 }
 

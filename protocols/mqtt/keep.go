@@ -343,7 +343,7 @@ func (s *session) recordLocked() *record {
 	r.lastID = f.box.lastID
 	for i := range f.box.n {
 		it := f.box.at(i)
-		r.items = append(r.items, keptItem{place: it.place, device: it.device(), alert: it.alert, acked: it.acked})
+		r.items = append(r.items, keptItem{place: it.place, device: it.device(), kind: it.kind, acked: it.acked})
 	}
 	return r
 }

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -56,6 +57,7 @@ type machine struct {
 type route struct {
 	topic   string
 	device  dunlin.DeviceID
+	command string // that is answered; "": telemetry
 	format  dunlin.ContentFormat
 	named   bool
 	media   string // the last Content Type and its format
@@ -259,6 +261,10 @@ func (m *machine) fill(t *turn, s *slot, p *publish) error {
 		}
 	}
 	u.Waiter = s
+	if m.route.command != "" {
+		u.Kind, u.Timer, u.Payload = dunlin.InputResult, m.route.command, bytes.Clone(p.payload)
+		return nil
+	}
 	s.pack, err = t.g.deps.Decoder.Take(u, p.payload)
 	return err
 }
@@ -299,7 +305,7 @@ func (m *machine) resolve(p *publish) error {
 	if !m.principal.MayWrite(dunlin.DeviceKey{Tenant: m.principal.Tenant, Device: a.device}) {
 		return fmt.Errorf("publish as device %s: %w", a.device, dunlin.ErrForbidden)
 	}
-	m.route.topic, m.route.device, m.route.format, m.route.named = name, a.device, a.format, a.named
+	m.route.topic, m.route.device, m.route.command, m.route.format, m.route.named = name, a.device, a.command, a.format, a.named
 	return nil
 }
 
@@ -317,6 +323,8 @@ func (m *machine) format(p *publish) (dunlin.ContentFormat, error) {
 		return m.route.mediaOf, nil
 	case m.route.named:
 		return m.route.format, nil
+	case m.route.command != "":
+		return dunlin.FormatOctets, nil
 	}
 	f, ok := sniff(p.payload)
 	if !ok {

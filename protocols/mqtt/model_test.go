@@ -56,7 +56,7 @@ func TestOutbox(t *testing.T) {
 				}
 				count++
 				body := fmt.Sprint("t", count)
-				o.add(&message{topic: []byte(body[:1]), payload: []byte(body[1:])}, false)
+				o.add(&message{topic: []byte(body[:1]), payload: []byte(body[1:])})
 				model = append(model, entry{id: o.lastID, body: body})
 				pump()
 			},

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/dunlin-iot/dunlin"
@@ -30,7 +31,8 @@ type inflight struct {
 	topic  int
 	subIDs []uint32
 	id     uint16
-	alert  bool
+	kind   newsKind
+	media  string
 	acked  bool
 	dup    bool
 	hollow bool // known by its place alone: what it says is still to be read from the log
@@ -43,8 +45,8 @@ func (it *inflight) device() dunlin.DeviceID {
 	if it.hollow {
 		return it.of
 	}
-	topic := it.buf[len("d/"):it.topic]
-	return dunlin.DeviceID(topic[:len(topic)-len("/t")])
+	topic := it.buf[len("d/"):it.topic] // or p/; the device is the next level
+	return dunlin.DeviceID(topic[:bytes.IndexByte(topic, '/')])
 }
 
 // restore makes o of what was kept: hollow messages, to be filled before they are sent again.
@@ -57,7 +59,7 @@ func (o *outbox) restore(lastID uint16, items []keptItem) {
 	for i := range items {
 		it := &items[i]
 		id := (int(lastID)+65535-(len(items)-i))%65535 + 1
-		o.items[i] = inflight{id: uint16(id), alert: it.alert, acked: it.acked, hollow: true, place: it.place, of: it.device}
+		o.items[i] = inflight{id: uint16(id), kind: it.kind, acked: it.acked, hollow: true, place: it.place, of: it.device}
 	}
 	o.trim()
 }
@@ -67,7 +69,7 @@ func (o *outbox) fill(it *inflight, m *message) {
 	it.buf = append(append(it.buf[:0], m.topic...), m.payload...)
 	it.topic = len(m.topic)
 	it.subIDs = append(it.subIDs[:0], m.subIDs...)
-	it.hollow = false
+	it.hollow, it.media = false, m.media
 	o.bytes += len(it.buf)
 }
 
@@ -79,7 +81,7 @@ func (o *outbox) room(receiveMax, window, bytesMax int) bool {
 }
 
 // add takes a copy of m. The caller asked room.
-func (o *outbox) add(m *message, alert bool) {
+func (o *outbox) add(m *message) {
 	if o.n == len(o.items) {
 		o.grow()
 	}
@@ -89,7 +91,7 @@ func (o *outbox) add(m *message, alert bool) {
 	it.buf = append(append(it.buf[:0], m.topic...), m.payload...)
 	it.topic = len(m.topic)
 	it.subIDs = append(it.subIDs[:0], m.subIDs...)
-	it.id, it.alert, it.acked, it.dup, it.hollow = o.lastID, alert, false, false, false
+	it.id, it.kind, it.media, it.acked, it.dup, it.hollow = o.lastID, m.kind, m.media, false, false, false
 	o.bytes += len(it.buf)
 }
 

@@ -10,6 +10,7 @@ const (
 	propPayloadFormat   = 1
 	propContentType     = 3
 	propResponseTopic   = 8
+	propCorrelationData = 9
 	propSubscriptionID  = 11
 	propReceiveMaximum  = 33
 	propReasonString    = 31

@@ -44,8 +44,16 @@ type record struct {
 type keptItem struct {
 	place
 	device dunlin.DeviceID
-	alert  bool
+	kind   newsKind
 	acked  bool
+}
+
+func (it *keptItem) flags() byte {
+	f := byte(it.kind) << 1
+	if it.acked {
+		f |= 1
+	}
+	return f
 }
 
 // appendCursor writes c against base, which it mostly equals.
@@ -100,7 +108,7 @@ func (r *record) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(r.items)))
 	for i := range r.items {
 		it := &r.items[i]
-		dst = appendFlags(dst, it.acked, it.alert)
+		dst = append(dst, it.flags())
 		if it.acked {
 			continue
 		}
@@ -150,7 +158,8 @@ func parseRecord(b []byte) (*record, error) {
 	r.lastID = uint16(d.upTo(65535))
 	for range d.count(recordItemsMax) {
 		f := d.byte()
-		it := keptItem{acked: f&1 != 0, alert: f&2 != 0}
+		it := keptItem{acked: f&1 != 0, kind: newsKind(f >> 1)}
+		d.bad = d.bad || it.kind >= newsKinds
 		if !it.acked {
 			it.shard, it.index, it.nth = d.shard(), d.uvarint(), int(d.upTo(1<<31-1))
 			it.device = dunlin.DeviceID(d.text())

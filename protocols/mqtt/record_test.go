@@ -45,7 +45,7 @@ func anyRecord(t *rapid.T) *record {
 		r.subs = append(r.subs, s)
 	}
 	for range rapid.IntRange(0, 5).Draw(t, "items") {
-		it := keptItem{acked: rapid.Bool().Draw(t, "acked"), alert: rapid.Bool().Draw(t, "alert")}
+		it := keptItem{acked: rapid.Bool().Draw(t, "acked"), kind: newsKind(rapid.IntRange(0, int(newsKinds)-1).Draw(t, "kind"))}
 		if !it.acked {
 			it.place = place{dunlin.ShardID(rapid.IntRange(0, shards-1).Draw(t, "shard")), rapid.Uint64().Draw(t, "index"), rapid.IntRange(0, 9).Draw(t, "nth")}
 			it.device = "d1"

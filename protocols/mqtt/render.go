@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
 
@@ -10,15 +11,30 @@ import (
 
 func formatOf(mediaType string) (dunlin.ContentFormat, bool) { return payload.FormatOf(mediaType) }
 
-// news is one message that an entry may cause: readings of a device, or a transition of one of its alerts.
+// newsKind says what a message is about. The numbers are part of the format of sessions.
+type newsKind uint8
+
+// The kinds of news.
+const (
+	newsReadings    newsKind = iota
+	newsAlert                // a transition
+	newsCommand              // to the device
+	newsPublication          // to applications
+	newsKinds
+)
+
+// news is one message that an entry may cause.
 type news struct {
+	kind    newsKind
 	device  dunlin.DeviceID
 	records []dunlin.Record
 	alert   *dunlin.Alert
+	command *dunlin.Command
+	publish *dunlin.Publication
 }
 
 // eachNews calls yield for the messages of an entry, always in the same order, so that a follower can go on inside of
-// one: for each change its readings as they came, what the plugins derived from them, and its alerts.
+// one: for each change its readings as they came, what the plugins derived from them, its alerts, commands and publications.
 func eachNews(e *dunlin.Entry, tenant dunlin.Tenant, yield func(n news) bool) {
 	for i := range e.Changes {
 		ch := &e.Changes[i]
@@ -40,7 +56,17 @@ func eachNews(e *dunlin.Entry, tenant dunlin.Tenant, yield func(n news) bool) {
 			}
 		}
 		for j := range ch.Alerts {
-			if !yield(news{device: ch.Device, alert: &ch.Alerts[j]}) {
+			if !yield(news{kind: newsAlert, device: ch.Device, alert: &ch.Alerts[j]}) {
+				return
+			}
+		}
+		for j := range ch.Commands {
+			if !yield(news{kind: newsCommand, device: ch.Device, command: &ch.Commands[j]}) {
+				return
+			}
+		}
+		for j := range ch.Publish {
+			if !yield(news{kind: newsPublication, device: ch.Device, publish: &ch.Publish[j]}) {
 				return
 			}
 		}
@@ -53,10 +79,15 @@ const (
 	mediaAlert = "application/json"
 )
 
-// appendPayload renders n: canonical SenML JSON, or the alert as JSON.
+// appendPayload renders n: canonical SenML JSON, the alert as JSON, or what the plugin said as it is.
 func appendPayload(dst []byte, n *news) ([]byte, error) {
-	if n.alert == nil {
+	switch n.kind {
+	case newsReadings:
 		return payload.AppendSenML(dst, n.device, n.records), nil
+	case newsCommand:
+		return append(dst, n.command.Payload...), nil
+	case newsPublication:
+		return append(dst, n.publish.Payload...), nil
 	}
 	a := *n.alert
 	if a.Value != nil && (math.IsNaN(*a.Value) || math.IsInf(*a.Value, 0)) {
@@ -66,10 +97,45 @@ func appendPayload(dst []byte, n *news) ([]byte, error) {
 	return append(dst, b...), err
 }
 
+// appendTopic writes the topic of n: d/{device}/t, d/{device}/a, d/{device}/c/{command}/req/{name}, p/{device}/{topic}.
 func appendTopic(dst []byte, n *news) []byte {
+	if n.kind == newsPublication {
+		dst = append(append(dst, "p/"...), n.device...)
+		return append(append(dst, '/'), n.publish.Topic...)
+	}
 	dst = append(append(dst, "d/"...), n.device...)
-	if n.alert != nil {
+	switch n.kind {
+	case newsAlert:
 		return append(dst, "/a"...)
+	case newsCommand:
+		dst = append(append(append(dst, "/c/"...), n.command.ID...), "/req/"...)
+		return append(dst, n.command.Name...)
 	}
 	return append(dst, "/t"...)
 }
+
+// media is the content type of n; "" if a plugin's payload has none of ours, or is not there.
+func (n *news) media() string {
+	switch {
+	case n.kind == newsReadings:
+		return mediaSenML
+	case n.kind == newsAlert:
+		return mediaAlert
+	case n.kind == newsCommand && len(n.command.Payload) > 0:
+		return payload.MediaType(n.command.Format)
+	case n.kind == newsPublication && len(n.publish.Payload) > 0:
+		return payload.MediaType(n.publish.Format)
+	}
+	return ""
+}
+
+// answerTopic is where a command's answer goes, and the command's id, of the topic of its request.
+func answerTopic(request []byte) (head, id []byte) {
+	i := bytes.LastIndex(request, []byte("/req/"))
+	if i < 0 {
+		return nil, nil
+	}
+	return request[:i], request[bytes.LastIndexByte(request[:i], '/')+1 : i]
+}
+
+const answerLevel = "/res"

@@ -150,8 +150,8 @@ func (w *follower) fill(p place, e *dunlin.Entry) (err error) {
 				if w.payload, err = appendPayload(w.payload[:0], &n); err != nil {
 					return false
 				}
-				_, w.ids, _ = match(w.s.mu.subs, n.device, n.alert != nil, p.shard, p.index, w.ids)
-				box.fill(it, &message{topic: w.topic, payload: w.payload, subIDs: w.ids})
+				_, w.ids, _ = match(w.s.mu.subs, &n, p.shard, p.index, w.ids)
+				box.fill(it, &message{kind: n.kind, topic: w.topic, payload: w.payload, media: n.media(), subIDs: w.ids})
 			}
 			nth++
 			return true

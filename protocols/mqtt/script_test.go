@@ -376,7 +376,7 @@ func (s *script) do(d *datadriven.TestData) error {
 
 var scriptErrors = map[string]error{
 	"overloaded": dunlin.ErrOverloaded, "unavailable": dunlin.ErrUnavailable, "forbidden": dunlin.ErrForbidden,
-	"unknown-device": dunlin.ErrUnknownDevice, "too-large": dunlin.ErrTooLarge, "other": errors.New("something else"),
+	"unknown-device": dunlin.ErrUnknownDevice, "too-large": dunlin.ErrTooLarge, "not-found": dunlin.ErrNotFound, "other": errors.New("something else"),
 }
 
 // answer answers waiting uplinks: those with the given positions, by default all in order.
@@ -405,7 +405,7 @@ func (s *script) answer(d *datadriven.TestData) error {
 	return nil
 }
 
-// change commits an entry: change d1 readings=3 derived alert=raised tenant=other
+// change commits an entry: change d1 readings=3 derived alert=raised command=name[:payload] publish=topic:payload tenant=other
 func (s *script) change(d *datadriven.TestData) {
 	dev := d.CmdArgs[0].Key
 	s.seq++
@@ -430,6 +430,12 @@ func (s *script) change(d *datadriven.TestData) {
 		v := 9.5
 		ch.Alerts = []dunlin.Alert{{Tenant: ch.Tenant, Device: ch.Device, Domain: "cold", Rule: "warm", Severity: dunlin.Major,
 			State: state, Text: "too warm", Value: &v, RaisedAt: 1e15, RaisedSeq: 1, At: 1e15, Seq: s.seq}}
+	}
+	if name, payload, _ := strings.Cut(arg(d, "command", ""), ":"); name != "" {
+		ch.Commands = []dunlin.Command{{ID: dunlin.CommandID(s.seq, 0), Name: name, Payload: []byte(payload), Format: dunlin.FormatText}}
+	}
+	if topic, payload, _ := strings.Cut(arg(d, "publish", ""), ":"); topic != "" {
+		ch.Publish = []dunlin.Publication{{Topic: topic, Payload: []byte(payload), Format: dunlin.FormatOctets}}
 	}
 	s.journal.add(ch)
 }
@@ -548,6 +554,8 @@ func show(pk *mochi.Packet) string {
 	add(p.RetainAvailableFlag, "retain=%d", p.RetainAvailable)
 	add(p.SharedSubAvailableFlag, "shared=%d", p.SharedSubAvailable)
 	add(p.ContentType != "", "type=%s", p.ContentType)
+	add(p.ResponseTopic != "", "response=%s", p.ResponseTopic)
+	add(len(p.CorrelationData) > 0, "correlation=%s", p.CorrelationData)
 	add(len(p.SubscriptionIdentifier) > 0, "subids=%v", p.SubscriptionIdentifier)
 	add(p.ReasonString != "", "%q", p.ReasonString)
 	tail := strings.Join(props, " ")

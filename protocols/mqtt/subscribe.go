@@ -166,11 +166,11 @@ func scope(tenant dunlin.Tenant, subs []subscription) *dunlin.DeviceKey {
 
 // match returns the greatest granted QoS and the subscription identifiers of those in subs that want the message;
 // none: ok is false. A message that several want goes out once (§3.3.4).
-func match(subs []subscription, dev dunlin.DeviceID, alert bool, sh dunlin.ShardID, index uint64, ids []uint32) (qos byte, _ []uint32, ok bool) {
+func match(subs []subscription, n *news, sh dunlin.ShardID, index uint64, ids []uint32) (qos byte, _ []uint32, ok bool) {
 	ids = ids[:0]
 	for i := range subs {
 		s := &subs[i]
-		if !s.matches(dev, alert) || int(sh) < len(s.since) && index < s.since[sh] {
+		if !s.matches(n) || int(sh) < len(s.since) && index < s.since[sh] {
 			continue
 		}
 		ok, qos = true, max(qos, s.qos)

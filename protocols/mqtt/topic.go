@@ -2,17 +2,19 @@ package mqtt
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dunlin-iot/dunlin"
 )
 
-// address is what the topic of a PUBLISH names: d/{device}/t, optionally with the payload's format behind it; an
-// authenticated device may leave d/{device}/ out.
+// address is what the topic of a PUBLISH names: d/{device}/t, optionally with the payload's format behind it, or
+// d/{device}/c/{command}/res; an authenticated device may leave d/{device}/ out.
 type address struct {
-	device dunlin.DeviceID
-	format dunlin.ContentFormat
-	named  bool // format is given; otherwise see sniff
+	device  dunlin.DeviceID
+	command string // that is answered; "": telemetry
+	format  dunlin.ContentFormat
+	named   bool // format is given; otherwise see sniff
 }
 
 // topicFormat maps the last level of a topic to a format, for clients that have no Content Type property.
@@ -49,7 +51,14 @@ func parseTopic(topic string, p *dunlin.Principal) (address, error) {
 	} else {
 		return a, topicError(topic)
 	}
-	if rest != "t" {
+	if answer, ok := strings.CutPrefix(rest, "c/"); ok {
+		if a.command, ok = strings.CutSuffix(answer, "/res"); !ok {
+			return a, topicError(topic)
+		}
+		if _, _, err := dunlin.ParseCommandID(a.command); err != nil {
+			return a, topicError(topic)
+		}
+	} else if rest != "t" {
 		level, ok := strings.CutPrefix(rest, "t/")
 		if !ok {
 			return a, topicError(topic)
@@ -65,7 +74,7 @@ func parseTopic(topic string, p *dunlin.Principal) (address, error) {
 }
 
 func topicError(topic string) error {
-	return &fault{codeTopicName, fmt.Sprintf("topic %q: publish to d/{device}/t or d/{device}/t/{json|cbor|senml|senml-cbor|text|octets}",
+	return &fault{codeTopicName, fmt.Sprintf("topic %q: publish to d/{device}/t or d/{device}/t/{json|cbor|senml|senml-cbor|text|octets}; a device answers a command at d/{device}/c/{command}/res",
 		clip(topic, 80))}
 }
 
@@ -93,14 +102,20 @@ func sniff(b []byte) (dunlin.ContentFormat, bool) {
 	return 0, false
 }
 
-// filter is a topic filter, compiled against the only topics that there are to subscribe to: d/{device}/t and
-// d/{device}/a.
+// filter is a topic filter, compiled against the only topics that there are to subscribe to: see appendTopic.
 type filter struct {
-	text      string
-	device    dunlin.DeviceID // "": any
-	telemetry bool
-	alerts    bool
+	text   string
+	device dunlin.DeviceID // "": any
+	kinds  [newsKinds]bool // what it can match at all
+	levels []string        // to match what has more levels than three; nil: they all match
 }
+
+// shapes are the topics of each kind of news by levels: "" is any, a last "#" any one or more.
+var shapes = [newsKinds][]string{
+	newsReadings: {"d", "", "t"}, newsAlert: {"d", "", "a"}, newsCommand: {"d", "", "c", "", "req", ""}, newsPublication: {"p", "", "#"},
+}
+
+const filterHelp = "subscribe to d/{device}/t, d/{device}/a, d/{device}/c/+/req/+ or p/{device}/#"
 
 // parseFilter compiles a topic filter. A filter that can match nothing is refused rather than granted and silent.
 func parseFilter(text string) (filter, *fault) {
@@ -116,35 +131,84 @@ func parseFilter(text string) (filter, *fault) {
 			return bad("a wildcard must be a whole level, # the last")
 		}
 	}
-	// at returns the filter's level i, "#" for every level behind a trailing one.
-	at := func(i int) string {
-		if levels[len(levels)-1] == "#" && i >= len(levels)-1 {
-			return "#"
-		}
-		if i >= len(levels) {
-			return ""
-		}
-		return levels[i]
-	}
-	if len(levels) > 4 || len(levels) == 4 && levels[3] != "#" || levels[0] == "" {
-		return bad("subscribe to d/{device}/t or d/{device}/a")
-	}
 	f := filter{text: text}
-	last := at(2)
-	f.telemetry = last == "t" || last == "+" || last == "#"
-	f.alerts = last == "a" || last == "+" || last == "#"
-	if d := at(0); d != "d" && d != "+" && d != "#" || !f.telemetry && !f.alerts {
-		return bad("subscribe to d/{device}/t or d/{device}/a")
+	some := false
+	for kind, shape := range shapes {
+		f.kinds[kind] = canMatch(levels, shape) && plausible(newsKind(kind), levels)
+		some = some || f.kinds[kind]
 	}
-	if d := at(1); d != "+" && d != "#" {
-		f.device = dunlin.DeviceID(d)
+	if !some {
+		return bad(filterHelp)
+	}
+	if len(levels) > 1 && levels[1] != "+" && levels[1] != "#" {
+		f.device = dunlin.DeviceID(levels[1])
 		if f.device.Validate() != nil {
 			return bad("that is no device id")
 		}
 	}
+	if last := len(levels) - 1; levels[last] != "#" || last > 2 {
+		f.levels = levels
+	}
 	return f, nil
 }
 
-func (f *filter) matches(dev dunlin.DeviceID, alert bool) bool {
-	return (f.device == "" || f.device == dev) && (alert && f.alerts || !alert && f.telemetry)
+// canMatch reports whether a filter of these levels matches any topic of the shape.
+func canMatch(levels, shape []string) bool {
+	for i := 0; ; i++ {
+		switch open := i < len(shape) && shape[i] == "#"; {
+		case i < len(levels) && levels[i] == "#":
+			return true
+		case open:
+			return i < len(levels) && !slices.Contains(levels[i:], "")
+		case i == len(levels) || i == len(shape):
+			return i == len(levels) && i == len(shape)
+		case levels[i] == "" || levels[i] != "+" && shape[i] != "" && levels[i] != shape[i]:
+			return false
+		}
+	}
+}
+
+// plausible reports whether the levels that a filter names can be there: those of a topic that a plugin names have rules, too.
+func plausible(kind newsKind, levels []string) bool {
+	concrete := func(i int) bool { return i < len(levels) && levels[i] != "+" && levels[i] != "#" }
+	switch kind {
+	case newsCommand:
+		if concrete(3) {
+			if _, _, err := dunlin.ParseCommandID(levels[3]); err != nil {
+				return false
+			}
+		}
+		return !concrete(5) || dunlin.ValidateCommandName(levels[5]) == nil
+	case newsPublication:
+		if len(levels) < 3 {
+			return true
+		}
+		topic := strings.NewReplacer("+", "x", "#", "x").Replace(strings.Join(levels[2:], "/"))
+		return dunlin.ValidateTopic(strings.TrimSuffix(topic, "/x")) == nil // # may stand for nothing
+	}
+	return true
+}
+
+// matchTopic reports whether a filter of these levels matches the topic.
+func matchTopic(levels []string, topic string) bool {
+	rest := strings.Split(topic, "/")
+	for i, l := range levels {
+		if l == "#" {
+			return true // the parent level included (§4.7.1.2)
+		}
+		if i == len(rest) || l != "+" && l != rest[i] {
+			return false
+		}
+	}
+	return len(levels) == len(rest)
+}
+
+func (f *filter) matches(n *news) bool {
+	if f.device != "" && f.device != n.device || !f.kinds[n.kind] {
+		return false
+	}
+	if n.kind == newsReadings || n.kind == newsAlert || f.levels == nil {
+		return true
+	}
+	return matchTopic(f.levels, string(appendTopic(nil, n)))
 }

@@ -38,6 +38,9 @@ func (g *Gateway) willSlot(p *dunlin.Principal, w *willMessage, hash uint64, aga
 	if err := m.fill(t, s, &pub); err != nil {
 		return nil, err
 	}
+	if s.u.Kind == dunlin.InputResult {
+		return nil, &fault{codeTopicName, "a will is telemetry: it can't answer a command"}
+	}
 	return s, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"unicode/utf8"
+
+	"github.com/dunlin-iot/dunlin"
 )
 
 // What is parsed here by hand is what a PUBLISH costs: framing, PUBLISH itself and the four-byte acknowledgements. The
@@ -232,6 +234,7 @@ func clip(s string, n int) string {
 
 // message is what goes to a subscriber. topic and payload may alias a buffer that is reused.
 type message struct {
+	kind    newsKind
 	topic   []byte
 	payload []byte
 	media   string // content type, MQTT 5
@@ -241,14 +244,20 @@ type message struct {
 	dup     bool
 }
 
+// sizeMax bounds the packet's length.
+func (m *message) sizeMax() int {
+	n := 64 + len(m.topic) + len(m.payload) + 5*len(m.subIDs)
+	if m.kind == newsCommand {
+		n += len(m.topic) + dunlin.CommandIDBytesMax // response topic and correlation data
+	}
+	return n
+}
+
 // appendPublish writes a PUBLISH.
 func appendPublish(dst []byte, m *message, v5 bool) []byte {
 	props := 0
 	if v5 {
-		props = 2 + 3 + len(m.media) // payload format indicator, content type
-		for _, id := range m.subIDs {
-			props += 1 + varintLen(int(id))
-		}
+		props = m.propsLen()
 	}
 	n := 2 + len(m.topic) + len(m.payload)
 	head := byte(typePublish<<4) | m.qos<<1
@@ -268,14 +277,54 @@ func appendPublish(dst []byte, m *message, v5 bool) []byte {
 		dst = append(dst, byte(m.id>>8), byte(m.id))
 	}
 	if v5 {
-		dst = appendVarint(dst, props)
-		dst = append(dst, propPayloadFormat, 1, propContentType, byte(len(m.media)>>8), byte(len(m.media)))
-		dst = append(dst, m.media...)
-		for _, id := range m.subIDs {
-			dst = appendVarint(append(dst, propSubscriptionID), int(id))
-		}
+		dst = m.appendProps(appendVarint(dst, props))
 	}
 	return append(dst, m.payload...)
+}
+
+// ours reports that we wrote the payload: it is UTF-8. What a plugin wrote may be anything.
+func (m *message) ours() bool { return m.kind == newsReadings || m.kind == newsAlert }
+
+// propsLen is how long what appendProps appends is.
+func (m *message) propsLen() (n int) {
+	if m.ours() {
+		n += 2
+	}
+	if m.media != "" {
+		n += 3 + len(m.media)
+	}
+	if m.kind == newsCommand {
+		topic, id := answerTopic(m.topic)
+		n += 3 + len(topic) + len(answerLevel) + 3 + len(id)
+	}
+	for _, id := range m.subIDs {
+		n += 1 + varintLen(int(id))
+	}
+	return n
+}
+
+// appendProps appends the properties of a PUBLISH (MQTT 5 §3.3.2.3). A command says where its answer goes; the id is there in
+// full, so that an answer need not bring its correlation data back.
+func (m *message) appendProps(dst []byte) []byte {
+	if m.ours() {
+		dst = append(dst, propPayloadFormat, 1)
+	}
+	if m.media != "" {
+		dst = append(dst, propContentType, byte(len(m.media)>>8), byte(len(m.media)))
+		dst = append(dst, m.media...)
+	}
+	if m.kind == newsCommand {
+		topic, id := answerTopic(m.topic)
+		n := len(topic) + len(answerLevel)
+		dst = append(dst, propResponseTopic, byte(n>>8), byte(n))
+		dst = append(append(dst, topic...), answerLevel...)
+		dst = append(dst, propCorrelationData, byte(len(id)>>8), byte(len(id)))
+		dst = append(dst, id...)
+	}
+	for _, id := range m.subIDs {
+		dst = appendVarint(append(dst, propSubscriptionID), int(id))
+	}
+	return dst
 }
 
 func varintLen(v int) int {
