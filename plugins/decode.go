@@ -92,15 +92,16 @@ func (d *decoder) group(rec []byte, works []*dunlin.Work) error {
 
 func (d *decoder) reset() {
 	w := d.w
-	clear(w.records)
-	clear(w.signals)
-	w.records, w.signals, w.timers, w.logs = w.records[:0], w.signals[:0], w.timers[:0], w.logs[:0]
-	if len(w.commands)+len(w.publish)+len(w.refused) > 0 {
+	if d.emit > 0 {
+		clear(w.records)
+		clear(w.signals)
 		clear(w.commands)
 		clear(w.publish)
 		clear(w.refused)
+		w.records, w.signals, w.timers = w.records[:0], w.signals[:0], w.timers[:0]
 		w.commands, w.publish, w.refused = w.commands[:0], w.publish[:0], w.refused[:0]
 	}
+	w.logs = w.logs[:0]
 	d.work, d.why, d.emit = nil, "", 0
 }
 
@@ -115,6 +116,18 @@ func (d *decoder) finish() {
 		d.reset()
 		return
 	}
+	if len(w.logs) > 0 {
+		o.Logs = slices.Clone(w.logs)
+	}
+	if d.emit > 0 { // most devices have a state to write and nothing else
+		d.emitted(o)
+	}
+	d.reset()
+}
+
+// emitted moves what was counted as emissions.
+func (d *decoder) emitted(o *dunlin.Outcome) {
+	w := d.w
 	if n := len(w.records); n > 0 {
 		if cap(w.recordSlab)-len(w.recordSlab) < n {
 			w.recordSlab = make([]dunlin.Record, 0, max(64, n))
@@ -123,19 +136,8 @@ func (d *decoder) finish() {
 		w.recordSlab = append(w.recordSlab, w.records...)
 		o.Records = w.recordSlab[at : at+n : at+n]
 	}
-	if len(w.signals) > 0 {
-		o.Signals = slices.Clone(w.signals)
-	}
-	if len(w.timers) > 0 {
-		o.Timers = slices.Clone(w.timers)
-	}
-	if len(w.logs) > 0 {
-		o.Logs = slices.Clone(w.logs)
-	}
-	if len(w.commands)+len(w.publish)+len(w.refused) > 0 {
-		o.Commands, o.Publish, o.Refused = seldom(w.commands), seldom(w.publish), refusals(w.refused)
-	}
-	d.reset()
+	o.Signals, o.Timers = seldom(w.signals), seldom(w.timers)
+	o.Commands, o.Publish, o.Refused = seldom(w.commands), seldom(w.publish), refusals(w.refused)
 }
 
 // fail notes the first thing that is wrong with the device's part.

@@ -16,12 +16,16 @@ func FuzzDecode(f *testing.F) {
 	good = abi.AppendDerived(good, abi.ValueText, 5, 0, "name", "", "text")
 	good = abi.AppendSet(good, 12, "timer")
 	good = abi.AppendText(good, abi.KindLog, abi.LogInfo, "hello")
+	good = abi.AppendCommand(good, 0, 50, "reboot", []byte("{}"))
+	good = abi.AppendPublish(good, 42, "a/b", []byte("x"))
+	good = abi.AppendInputError(good, 0, "why not")
 	good = abi.AppendGroup(good, 1)
 	good = abi.AppendText(good, abi.KindError, 0, "why")
 	f.Add(good)
 	f.Add(good[:50])
-	l := Limits{StateBytes: 64, EmitsPerEvent: 4, TextBytes: 32}.withDefaults()
+	l := Limits{StateBytes: 64, EmitsPerEvent: 8, TextBytes: 32}.withDefaults()
 	w := newWorker(&l)
+	w.serve(&dunlin.Stage{}, &Manifest{Capabilities: []string{abi.CapabilityCommand, abi.CapabilityPublish}})
 	f.Fuzz(func(t *testing.T, out []byte) {
 		works := benchWorks(2)
 		w.lines = w.lines[:0]
@@ -41,11 +45,25 @@ func FuzzDecode(f *testing.F) {
 
 func checkOutcome(t *testing.T, o *dunlin.Outcome, l *Limits) {
 	t.Helper()
-	if len(o.State) > l.StateBytes || len(o.Records)+len(o.Signals)+len(o.Timers) > l.EmitsPerEvent {
+	if len(o.State) > l.StateBytes ||
+		len(o.Records)+len(o.Signals)+len(o.Timers)+len(o.Commands)+len(o.Publish)+len(o.Refused) > l.EmitsPerEvent {
 		t.Fatalf("beyond the limits: %+v", o)
 	}
 	if o.Failure != "" && (o.State != nil || o.Records != nil || o.Signals != nil || o.Timers != nil) {
 		t.Fatalf("a failure with effects: %+v", o)
+	}
+	for i := range o.Commands {
+		if c := &o.Commands[i]; dunlin.ValidateCommandName(c.Name) != nil || len(c.Payload) > dunlin.CommandBytesMax || c.Deadline <= 1e15 {
+			t.Fatalf("%+v", c)
+		}
+	}
+	for i := range o.Publish {
+		if p := &o.Publish[i]; dunlin.ValidateTopic(p.Topic) != nil || len(p.Payload) > dunlin.PublicationBytesMax {
+			t.Fatalf("%+v", p)
+		}
+	}
+	if len(o.Refused) > 1 || len(o.Refused) == 1 && o.Refused[0].Input != 0 {
+		t.Fatalf("%+v", o.Refused)
 	}
 	for i := range o.Records {
 		if err := dunlin.ValidateMetric(o.Records[i].Metric); err != nil {
