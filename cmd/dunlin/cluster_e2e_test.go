@@ -228,7 +228,8 @@ func TestThreeNodesAsOne(t *testing.T) {
 }
 
 // A cluster of three is upgraded node by node under load, by a build that speaks a later version on the wire and in entries.
-// The old version is written until the last node has the new build; then nobody with the old one is let in.
+// The old version is written until the last node has the new build; then nobody with the old one is let in. Replicas of both
+// builds are the same all the while.
 func TestRollingUpgrade(t *testing.T) {
 	next := filepath.Join(t.TempDir(), "dunlin-next")
 	if err := goBuild(nil, "-tags", "dunlin_next", "-o", next, "."); err != nil {
@@ -240,14 +241,15 @@ func TestRollingUpgrade(t *testing.T) {
 	f.more(t, 300)
 	h.bin = next
 	for i, name := range []string{"a", "b", "c"} {
-		h.wait(name, "version 1 while there is an old node", func(st *dunlin.ClusterStatus) bool { return st.Entries == 1 })
+		h.wait(name, "version 2 while there is an old node", func(st *dunlin.ClusterStatus) bool { return st.Entries == 2 })
 		h.nodes[name].interrupt()
 		h.add(name)
 		h.wait(name, "whole cluster", func(st *dunlin.ClusterStatus) bool { return st.Healthy && st.Alive == 3 })
 		f.more(t, 300)
+		command(t, binary, "cluster", "shards", "--verify", "--server", "http://"+h.nodes[name].HTTP)
 		t.Logf("%d of 3 upgraded", i+1)
 	}
-	h.wait("b", "version 2", func(st *dunlin.ClusterStatus) bool { return st.Entries == 2 })
+	h.wait("b", "version 3", func(st *dunlin.ClusterStatus) bool { return st.Entries == 3 })
 	f.more(t, 300)
 	f.halt(t, h.nodes["a"], h.nodes["b"], h.nodes["c"])
 
