@@ -95,3 +95,32 @@ func TestACanaryTakesTheActiveVersionsPlace(t *testing.T) {
 		t.Error("the canary's alert is not there")
 	}
 }
+
+// TestAPluginIsToldOfItsDevice: registration and changes of it are inputs of turns of their own.
+func TestAPluginIsToldOfItsDevice(t *testing.T) {
+	var told []string
+	n := open(t, newStore(), func(n *node, c *Config) {
+		c.EntryVersion = func() uint32 { return 2 }
+		n.plugin.f = func(_ dunlin.DomainID, _ int, _ dunlin.Time, w *dunlin.Work) {
+			for _, in := range w.Inputs {
+				if in.Kind == dunlin.InputLifecycle {
+					told = append(told, string(in.Payload))
+				}
+			}
+		}
+	})
+	k := key("d1")
+	n.store.devices[k] = &dunlin.DeviceState{DeviceKey: k, Domain: "cold"}
+	err := n.Update(t.Context(), shardOf(k), &k, func(dunlin.Time, *dunlin.DeviceState) ([]dunlin.Put, error) {
+		return []dunlin.Put{{Table: dunlin.TableDevices, Key: k.String(), Value: []byte(`{"id":"d1","domain":"cold","labels":{"hall":"north"}}`)}}, nil
+	})
+	wantErr(t, "update", err, nil)
+	n.settle(func() bool { return n.store.inputs() == 1 })
+	if r := n.one(uplink("d1", 1, nil)); r.Err != nil || r.Seq != 2 {
+		t.Errorf("the uplink after it: %+v", r)
+	}
+	n.close()
+	if len(told) != 1 || told[0] != `{"event":"changed","domain":"cold","labels":{"hall":"north"}}` {
+		t.Errorf("told %q", told)
+	}
+}

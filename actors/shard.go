@@ -42,17 +42,18 @@ type shard struct {
 	taking atomic.Uint64 // the term in which it may
 	due    atomic.Int64  // dunlin.Time when to ask the store for due device timers; 0: nothing is armed
 
-	term    uint64 // in which this node owns the shard; 0: it doesn't
-	coming  uint64 // the term that begins when all turns in flight have come back; 0: none
-	lost    uint64 // the term that the committer has refused to go on in, and nobody else has ended; 0: none
-	cells   cells
-	backlog chain   // uplinks taken from the mailbox, not yet in a turn
-	tried   chain   // uplinks proposed in a term that ended over it: older than the backlog, and perhaps committed
-	flying  []*turn // proposed and not back
-	current *turn   // being gathered
-	settled *turn   // being settled
-	updates updates // changes of the registry
-	aloft   int     // of those flying, lanes' turns
+	term     uint64 // in which this node owns the shard; 0: it doesn't
+	coming   uint64 // the term that begins when all turns in flight have come back; 0: none
+	lost     uint64 // the term that the committer has refused to go on in, and nobody else has ended; 0: none
+	cells    cells
+	backlog  chain   // uplinks taken from the mailbox, not yet in a turn
+	tried    chain   // uplinks proposed in a term that ended over it: older than the backlog, and perhaps committed
+	flying   []*turn // proposed and not back
+	current  *turn   // being gathered
+	settled  *turn   // being settled
+	updates  updates // changes of the registry
+	happened []*cell // with something that happened to them, to be told to their plugins
+	aloft    int     // of those flying, lanes' turns
 
 	lanes      map[laneKey]*lane      // of domains whose plugins are slow
 	slows      map[*device.Rules]bool // what slow has said in this round

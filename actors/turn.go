@@ -96,6 +96,7 @@ func (s *shard) takeTurn() {
 	s.current = t
 	s.last.rules = nil
 	s.gatherTimers(t, now)
+	s.gatherHappened(t)
 	s.gather(t)
 	if len(t.cells) == 0 {
 		s.dir.freeTurn(t)

@@ -18,8 +18,9 @@ type Build = func(at dunlin.Time, st *dunlin.DeviceState) ([]dunlin.Put, error)
 type update struct {
 	device *dunlin.DeviceKey
 	build  Build
-	done   chan error // has room for the one answer
-	cell   *cell      // of device, held while the change is in flight
+	done   chan error    // has room for the one answer
+	cell   *cell         // of device, held while the change is in flight
+	told   *dunlin.Input // what its plugins are told of the change; nil: nothing
 }
 
 // updates are a shard's: one in flight, the others in order behind it.
@@ -91,6 +92,7 @@ func (s *shard) nextUpdate() {
 			continue
 		}
 		if u.cell != nil {
+			u.told = lifecycle(puts, u.device, st, now)
 			u.cell.Hold()
 		}
 		us.flying = u
@@ -115,6 +117,9 @@ func (s *shard) settleUpdate(t *turn) {
 		err = fmt.Errorf("%w: the shard got another owner, and the change may be made all the same: %v", dunlin.ErrUnavailable, err)
 	}
 	s.endUpdate(u, err)
+	if err == nil && u.told != nil {
+		s.occur(*u.device, u.told)
+	}
 }
 
 // endUpdate answers whoever waits for the change.

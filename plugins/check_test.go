@@ -2,6 +2,7 @@ package plugins_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"strings"
 	"testing"
@@ -113,5 +114,29 @@ func TestCloseEndsProcess(t *testing.T) {
 	}
 	if _, err := b.Check(t.Context(), plugin(nil).build()); !errors.Is(err, dunlin.ErrUnavailable) {
 		t.Errorf("Check after Close: %v", err)
+	}
+}
+
+// TestStatesOfAnotherVersionAreTried: on copies, behind the note that another version made them; what the plugin has against one
+// is said with the device.
+func TestStatesOfAnotherVersionAreTried(t *testing.T) {
+	b := newBench(t, plugins.Config{})
+	good := b.stage(plugin(nil).build(), "{}")
+	work := func() []*dunlin.Work {
+		return []*dunlin.Work{{DeviceKey: dunlin.DeviceKey{Tenant: "default", Device: "d1"}, Seq: 7, State: []byte{1, 2, 3}, Made: dunlin.Made{Module: 5, Config: 6}}}
+	}
+	if err := b.TryStates(t.Context(), good, work()); err != nil {
+		t.Errorf("a plugin that takes it: %v", err)
+	}
+	trap := plugin(nil)
+	trap.funcs[fnProcess].body = code(unreachable)
+	bad := b.stage(trap.build(), "{}")
+	if err := b.TryStates(t.Context(), bad, work()); !errors.Is(err, dunlin.ErrInvalid) || !strings.Contains(err.Error(), "device d1") {
+		t.Errorf("a plugin that traps: %v", err)
+	}
+	doc := []byte(`[{"name":"a","when":"temp > 8"}]`)
+	rules := &dunlin.Stage{Plugin: "r", Hash: sha256.Sum256(doc), Rules: doc}
+	if err := b.TryStates(t.Context(), rules, work()); !errors.Is(err, dunlin.ErrInvalid) || !strings.Contains(err.Error(), "cut state") {
+		t.Errorf("rules with another's state: %v", err)
 	}
 }

@@ -56,9 +56,10 @@ func TestAVersionIsBanned(t *testing.T) {
 // TestTrials: a candidate runs beside the active version until it is promoted, or taken back with a reason.
 func TestTrials(t *testing.T) {
 	w, ctx := newWorld(t, nil), t.Context()
-	one, two := w.bring(t, "one", true).Hash, dunlin.ModuleHash{}
+	one := w.bring(t, "one", true).Hash
 	p := w.bring(t, "two", false)
-	if two = p.Versions[0].Hash; p.Hash != one || len(p.Versions) != 2 || p.Versions[0].By != "eve" {
+	two := p.Versions[0].Hash
+	if p.Hash != one || len(p.Versions) != 2 || p.Versions[0].By != "eve" {
 		t.Fatalf("brought, not activated: %+v", p)
 	}
 	must(w.reg.PutDomain(ctx, dunlin.Domain{ID: "cold", Owner: "o", Pipeline: []dunlin.PluginUse{{Plugin: "p"}}}, 0))

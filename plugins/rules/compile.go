@@ -29,7 +29,6 @@ type parsedRule struct {
 	rule               *Rule
 	when, clear, value *cel.Ast
 	metrics            []string // that when, clear and value name
-	texts              []string // that the text names
 }
 
 // program is a compiled expression.

@@ -164,13 +164,14 @@ func (n *Node) openCluster(context.Context) error {
 
 func (n *Node) openPlugins(context.Context) error {
 	var err error
-	n.host, err = plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: func(h dunlin.ModuleHash) ([]byte, error) { return n.modules.Get(h) }, Log: n.obs.Log, Metrics: n.obs.Metrics})
+	n.host, err = plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: func(h dunlin.ModuleHash) ([]byte, error) { return n.modules.Get(h) },
+		OnBad: n.bad, Log: n.obs.Log, Metrics: n.obs.Metrics})
 	return err
 }
 
 func (n *Node) openRegistry(context.Context) error {
 	cfg := registry.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, Log: n.obs.Log, Static: n.static()}
-	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: func(m []byte) (dunlin.ModuleHash, error) { return n.modules.Keep(m) }, TryConfig: n.host.TryConfig,
+	deps := registry.Deps{Rows: n.db.State(), Check: n.check, Install: n.install, Keep: func(m []byte) (dunlin.ModuleHash, error) { return n.modules.Keep(m) }, TryConfig: n.host.TryConfig, TryStates: n.host.TryStates,
 		States: n.db.State(), Module: func(h dunlin.ModuleHash) ([]byte, error) { return n.modules.Get(h) }}
 	var err error
 	if n.registry, err = registry.New(cfg, deps); err != nil {
@@ -186,7 +187,18 @@ func (n *Node) check(ctx context.Context, module []byte) (registry.Checked, erro
 		return registry.Checked{}, err
 	}
 	b, err := json.Marshal(rep)
-	return registry.Checked{Language: rep.Language, Report: b}, err
+	if err != nil {
+		return registry.Checked{}, err
+	}
+	man, text, err := plugins.ReadManifest(module)
+	if err != nil {
+		return registry.Checked{}, err
+	}
+	c := registry.Checked{Language: rep.Language, Report: b, Manifest: text}
+	if man != nil {
+		c.Version = man.Version
+	}
+	return c, nil
 }
 
 // install compiles a module. What the compiler leaves behind (70 MB for a Go module) goes back to the system at once: an
@@ -205,7 +217,7 @@ func (n *Node) openActors(context.Context) error {
 	n.directory, err = actors.New(actors.Config{Shards: n.cfg.Shards, ShardOf: n.shardOf, DefaultDomain: dunlin.DomainID(n.cfg.DefaultDomain),
 		WindowMax: window, EntryVersion: n.cluster.EntryVersion, Refuse: n.diskFull, Log: n.obs.Log, Metrics: n.obs.Metrics},
 		actors.Deps{Processor: n.host, Committer: n.cluster, States: n.db.State(), History: n.db.State(), Rules: n.registry.Rules,
-			Labels: n.labels, Trials: &n.trials})
+			Slow: n.host.Busy, Labels: n.labels, Trials: &n.trials})
 	if err != nil {
 		return err
 	}

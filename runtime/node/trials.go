@@ -3,8 +3,8 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +19,7 @@ const methodTrial = "trial/counts"
 const (
 	judgeEvery = 2 * time.Second
 	countWait  = 2 * time.Second
+	banWait    = 30 * time.Second
 )
 
 // TrialCounts sums what the members have counted of a trial.
@@ -117,13 +118,11 @@ func (n *Node) labels(sh dunlin.ShardID, key dunlin.DeviceKey) map[string]string
 }
 
 // bad takes a version out of use that keeps failing on this node.
-func (n *Node) bad(t dunlin.Tenant, plugin string, hash dunlin.ModuleHash, reason string) {
-	n.middle.run(n, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
-		if _, err := n.router.Ban(ctx, t, plugin, hash, reason); err != nil && ctx.Err() == nil && !strings.Contains(err.Error(), "unchanged") {
-			n.obs.Log.Warn("a plugin version that keeps failing can't be taken out of use", "plugin", plugin, "module", hash.String(), "error", err)
-		}
-		return nil
-	})
+func (n *Node) bad(ctx context.Context, t dunlin.Tenant, plugin string, hash dunlin.ModuleHash, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, banWait)
+	defer cancel()
+	_, err := n.router.Ban(ctx, t, plugin, hash, reason)
+	if err != nil && !errors.Is(err, dunlin.ErrConflict) && ctx.Err() == nil { // a conflict: another node was faster
+		n.obs.Log.Warn("a plugin version that keeps failing can't be taken out of use", "plugin", plugin, "module", hash.String(), "error", err)
+	}
 }
