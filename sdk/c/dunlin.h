@@ -257,9 +257,11 @@ DUNLIN_API void dunlin_fixed(dunlin_line *l, double v, uint32_t decimals); /* at
   DUNLIN_EXPORT("dunlin_abi_v1") void dunlin_abi_v1(void) {}                                            \
   DUNLIN_EXPORT("dunlin_buffer") uint32_t dunlin_buffer(uint32_t size) { return dunlin__buffer(size); } \
   DUNLIN_EXPORT("dunlin_init") uint64_t dunlin_init(uint32_t len) {                                     \
+    if (len > dunlin__g.in.n) return dunlin__result(dunlin__error("bad frame"));                        \
     return dunlin__result(dunlin__init(&handlers, dunlin__g.in.p, len));                                \
   }                                                                                                     \
   DUNLIN_EXPORT("dunlin_process") uint64_t dunlin_process(uint32_t len) {                               \
+    if (len > dunlin__g.in.n) return dunlin__result(dunlin__error("bad frame"));                        \
     return dunlin__result(dunlin__process(&handlers, dunlin__g.in.p, len));                             \
   }
 

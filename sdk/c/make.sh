@@ -14,7 +14,7 @@ command -v clang >/dev/null 2>&1 || missing "there is no clang. On Debian: apt-g
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p build
-module=(clang --target=wasm32 -O3 -mbulk-memory -nostdlib -Wl,--no-entry -Wl,-s -Wall -Wextra -Werror)
+module=(clang --target=wasm32 -O3 -mbulk-memory -nostdlib -Wl,--no-entry -Wall -Wextra -Werror)
 for name in threshold rate absence decoder; do
   "${module[@]}" -o "build/$name.wasm" "examples/$name.c"
 done

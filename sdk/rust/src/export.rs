@@ -48,14 +48,20 @@ impl<P: Plugin> Module<P> {
             log(3, &std::format!("{}", info));
         }));
         let p = self.parts();
-        result(p.guest.init(crate::abi::part(p.buffer.bytes(), 0, len as usize)))
+        result(match p.buffer.bytes().get(..len as usize) {
+            Some(frame) => p.guest.init(frame),
+            None => Err("bad frame"),
+        })
     }
 
     /// `dunlin_process`.
     #[inline(always)]
     pub fn process(&self, len: u32) -> u64 {
         let p = self.parts();
-        result(p.guest.process(crate::abi::part(p.buffer.bytes(), 0, len as usize)))
+        result(match p.buffer.bytes().get(..len as usize) {
+            Some(frame) => p.guest.process(frame),
+            None => Err("bad frame"),
+        })
     }
 }
 
