@@ -96,3 +96,52 @@ func TestTrialsAreJudged(t *testing.T) {
 		t.Errorf("taken back as %+v, banned %q", a, p.Versions[0].Banned)
 	}
 }
+
+// TestABadVersionIsReplaced: a version that hangs on several devices' readings is taken out of use by itself, the one before runs
+// again, every reading is kept, what the plugin did not work off is a dead letter, and other domains have noticed nothing.
+func TestABadVersionIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.wasm")
+	if err := goBuild([]string{"GOOS=wasip1", "GOARCH=wasm"}, "-trimpath", "-ldflags", "-s -w", "-buildmode=c-shared", "-o", bad, "./testdata/poison"); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, "dev", "--sim", "0")
+	good := filepath.Join("internal", "builtin", "modules", "cold-chain.wasm")
+	domain := filepath.Join(dir, "d.yaml")
+	if err := os.WriteFile(domain, []byte("id: halls\nowner: o\nunknown_devices: register\npipeline: [{plugin: rule}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	csv := filepath.Join(dir, "r.csv")
+	if err := os.WriteFile(csv, []byte("timestamp,value\n2020-05-01 00:00:00,1\n2020-05-01 00:01:00,2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.run("plugin", "push", good, "--name", "rule")
+	n.run("apply", "-f", domain)
+	n.run("plugin", "push", bad, "--name", "rule")
+	worse := n.plugin("rule").Hash
+	i := 0
+	until(t, "the version before takes over", func() bool {
+		device := fmt.Sprint("hall-", i)
+		i++
+		n.run("device", "add", device, "--domain", "halls")
+		n.run("sim", "run", "--csv", csv, "--device", device, "--metric", "poison", "--mqtt", n.MQTT)
+		return n.plugin("rule").Hash != worse
+	})
+	p := n.plugin("rule")
+	if a := p.Activations[0]; a.By != "dunlin" || a.From != worse || !strings.Contains(a.Reason, "taken out of use") {
+		t.Errorf("activation %+v", a)
+	}
+	if v := p.Versions[0]; v.Hash != worse || v.Banned == "" {
+		t.Errorf("the bad version: %+v", v)
+	}
+	if got := strings.Count(n.run("get", "readings", "hall-0"), "poison"); got != 2 {
+		t.Errorf("%d readings of the first device, want 2", got)
+	}
+	if out := n.run("get", "deadletters"); !strings.Contains(out, "hall-0 ") || !strings.Contains(out, worse.String()[:12]) {
+		t.Errorf("dead letters:\n%s", out)
+	}
+	n.run("sim", "run", "--csv", csv, "--device", "hall-0", "--metric", "temp", "--mqtt", n.MQTT)
+	if out := n.run("get", "deadletters", "-o", "json"); strings.Contains(out, p.Hash.String()) {
+		t.Errorf("the version that took over fails, too:\n%s", out)
+	}
+}
