@@ -63,7 +63,7 @@ func newRoot(env Env) *cobra.Command {
 		return usageError{c.CommandPath(), err.Error()}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newDev(env), newServer(env), newCluster(env), newGet(env), newTail(env), newApply(env), newDevice(env), newPlugin(env), newCredential(env),
+	root.AddCommand(newDev(env), newServer(env), newCluster(env), newGet(env), newTail(env), newApply(env), newDevice(env), newPlugin(env), newExplain(env), newCredential(env),
 		newSim(env), newBench(env), newVersion(env))
 	return root
 }

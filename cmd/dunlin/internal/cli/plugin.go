@@ -19,7 +19,7 @@ func newPlugin(env Env) *cobra.Command {
 	return group(&cobra.Command{Use: "plugin", Short: "Begin, test, upload, try, roll out and take back plugins"},
 		newPluginNew(env), newPluginBuild(env), newPluginTest(env), newPluginDev(env), newPluginPush(env), newPluginVersions(env), newPluginActivate(env), newPluginRollback(env), newPluginTrial(env, dunlin.TrialShadow),
 		newPluginTrial(env, dunlin.TrialCanary), newPluginTrialStatus(env), newPluginTrialEnd(env), newPluginPull(env), newPluginSign(env),
-		newPluginVerify(env), newPluginRemove(env))
+		newPluginVerify(env), newPluginRemove(env), newPluginBacktest(env), newPluginDeadLetters(env))
 }
 
 // pushed is what `plugin push` was told.
