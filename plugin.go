@@ -76,16 +76,21 @@ type Gates struct {
 
 // TrialCounts are what a trial's two versions did, on one node or summed over all.
 type TrialCounts struct {
-	Candidate, Active VersionCounts
-	Same, Differ      uint64 // shadow: turns with equal and with other results
-	AlertsOnly        uint64 // shadow: alerts that only the candidate would have raised
-	AlertsMissing     uint64 // shadow: alerts that only the active version raised
+	Candidate     VersionCounts `json:"candidate"`
+	Active        VersionCounts `json:"active"`
+	Same          uint64        `json:"same"`           // shadow: turns with equal results …
+	Differ        uint64        `json:"differ"`         // … and with others
+	AlertsOnly    uint64        `json:"alerts_only"`    // shadow: alerts that only the candidate would have raised
+	AlertsMissing uint64        `json:"alerts_missing"` // shadow: alerts that only the active version raised
 }
 
 // VersionCounts are what one version did since a trial began.
 type VersionCounts struct {
-	Inputs, Failed, Alerts, Fuel uint64
-	Nanos                        uint64 // time in the plugin
+	Inputs uint64 `json:"inputs"`
+	Failed uint64 `json:"failed"`
+	Alerts uint64 `json:"alerts"`
+	Fuel   uint64 `json:"fuel"`
+	Nanos  uint64 `json:"nanos"` // time in the plugin
 }
 
 // PluginSettings is what a person says when bringing a module.

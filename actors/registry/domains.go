@@ -89,7 +89,14 @@ func (r *Registry) mayRun(d *dunlin.Domain, use *dunlin.PluginUse) error {
 	}
 	ofOldRow(&p)
 	if v := versionOf(&p, p.Hash); v != nil {
-		return signed(d, p.Name, v)
+		if err := signed(d, p.Name, v); err != nil {
+			return err
+		}
+	}
+	if p.Trial != nil {
+		if v := versionOf(&p, p.Trial.Hash); v != nil {
+			return signed(d, p.Name, v)
+		}
 	}
 	return nil
 }
