@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -215,6 +216,25 @@ func TestCodec(t *testing.T) {
 		if _, err := decodePull(b, 4); !errors.Is(err, dunlin.ErrInvalid) {
 			t.Errorf("%s: got %v, want ErrInvalid", name, err)
 		}
+	}
+}
+
+// What plugins send out reaches followers at other nodes, and so does what made the states that do not.
+func TestEffectsComeAlong(t *testing.T) {
+	e := &dunlin.Entry{Shard: 3, Term: 4, At: 5, Changes: []dunlin.Change{{DeviceKey: key(7), Domain: "d", Version: 1, Inputs: []dunlin.Input{{Kind: dunlin.InputRaw, Received: 5}},
+		Stages:   []dunlin.StageResult{{State: []byte("s"), StateSet: true, Made: dunlin.Made{Module: 1, Config: 2}, Refused: []dunlin.InputError{{Reason: "no"}}}},
+		Commands: []dunlin.Command{{ID: "1-0", Name: "x", Deadline: 9}}, Publish: []dunlin.Publication{{Topic: "a/b", Payload: []byte("c")}}}}}
+	w := newReply(1 << 16)
+	w.open(3, 10)
+	w.item(dunlin.FeedItem{Index: 10, Entry: e})
+	w.close(statusOK, 11, 11)
+	a, err := decodeReply(w.b, &pull{from: []position{{3, 10}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := withoutStates(e)
+	if got := a[0].items[0].Entry; !reflect.DeepEqual(got, want) || want.Changes[0].Stages[0].Made.Config != 2 {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
