@@ -22,9 +22,11 @@ import (
 // So fuel needn't be exact: what a unit takes differs by the guest and by the machine, but only a slice's length depends
 // on it, and with it how long a collection or another domain may have to wait.
 const (
-	sliceFirst = 50_000  // units; 5 to 10 µs
-	sliceMost  = 400_000 // units; 50 to 100 µs, 4 ms where each instruction misses every cache
-	sliceLeast = 5_000   // near the end of the time
+	sliceFirst = 12_000  // units: 2 to 4 µs
+	sliceMost  = 500_000 // units: 70 to 130 µs, 5 ms where each instruction misses every cache
+	sliceLeast = 5_000
+	sliceTime  = 100 * time.Microsecond // what a slice is to take, as far as the one before tells
+	sliceGrow  = 4                      // times the one before
 	// nanosWorst is what a unit takes at worst, nanosUsual in compiled code: what a slice is taken for that was not measured.
 	nanosWorst = 10
 	nanosUsual = 0.25
@@ -32,6 +34,11 @@ const (
 	nanosOwed = 1.5
 	// sampled is how many short calls of a plugin pass between two that are measured all the same.
 	sampled = 16
+	// pauseEvery is how often a call lets others run; a pause of less than pauseShort was none.
+	pauseEvery = 50 * time.Microsecond
+	pauseShort = 5 * time.Microsecond
+	// doubt is what a slice counts at most whose time is the clock's alone: the operating system may have interrupted it.
+	doubt = 2 * time.Millisecond
 )
 
 // meter measures an instance's calls.
@@ -46,25 +53,15 @@ type meter struct {
 	spent   time.Duration // before the slice
 	at      time.Duration // the clock at the beginning of the slice, if timed
 	yielded time.Duration // the clock when others could run
-	cpu     time.Duration // the thread's time at the beginning of the slice, if careful
+	cpu     time.Duration // the thread's time at the beginning of the slice; 0: not asked for, which takes a microsecond
 	timed   bool
-	careful bool // slices take long: by what they do, or since the machine has other things to do
 	over    bool // none was left
 }
-
-// A slice that takes longer than sliceLong is either slow or was interrupted by the operating system, and the next ones are
-// measured by the thread's time, which takes a microsecond to ask for. Of that first one sliceDoubt counts.
-const (
-	sliceLong  = 300 * time.Microsecond
-	sliceDoubt = 500 * time.Microsecond
-	// pauseEvery is how often a call lets others run.
-	pauseEvery = 50 * time.Microsecond
-)
 
 // begin returns what the counter is to hold.
 func (m *meter) begin(most time.Duration, units int64, timed bool) int64 {
 	m.time, m.fuel, m.granted, m.burnt, m.spent = most, units, min(sliceFirst, units), 0, 0
-	m.careful, m.over = false, false
+	m.cpu, m.over = 0, false
 	if m.timed = timed; timed {
 		m.at = m.clock()
 		m.yielded = m.at
@@ -72,33 +69,28 @@ func (m *meter) begin(most time.Duration, units int64, timed bool) int64 {
 	return m.granted
 }
 
-// passed is the processor time since the slice began, as far as that can be known.
-func (m *meter) passed(now time.Duration) time.Duration {
+// passed is the processor time since the slice began, as far as that can be known, with the clock and the thread's time now.
+func (m *meter) passed(now, cpu time.Duration) time.Duration {
 	took := now - m.at
-	switch {
-	case m.careful && m.cpu > 0:
-		if cpu := threadTime() - m.cpu; cpu >= 0 { // or it is another thread
-			return min(cpu, took)
-		}
-	case !m.careful && took > sliceLong:
-		m.careful = true
-		return min(took, sliceDoubt)
+	if m.cpu > 0 && cpu >= m.cpu { // or it is another thread
+		return min(cpu-m.cpu, took)
 	}
-	return took
+	return min(took, doubt)
 }
 
 // refill takes the counter, which is below zero, and returns what it is to hold: what it held if there is no more.
 func (m *meter) refill(counter int64) int64 {
-	m.burnt += m.granted - counter
+	units := m.granted - counter
+	m.burnt += units
 	m.granted = counter
-	now := m.clock()
+	now, cpu := m.clock(), threadTime()
+	took, grow := time.Duration(float64(units)*nanosUsual), int64(1) // of a first slice that isn't timed
 	if m.timed {
-		m.spent += m.passed(now)
-	} else { // a first slice: what it took isn't known
-		m.timed = true
-		m.spent += time.Duration(float64(m.burnt) * nanosUsual)
-		m.yielded = now
+		took, grow = m.passed(now, cpu), sliceGrow
+	} else {
+		m.timed, m.yielded = true, now
 	}
+	m.spent += took
 	// One instruction may owe more than a slice: it has not run yet, and must not if it would run beyond the time.
 	left := m.time - m.spent - time.Duration(float64(-counter)*nanosOwed)
 	if left <= 0 || m.burnt >= m.fuel {
@@ -107,13 +99,15 @@ func (m *meter) refill(counter int64) int64 {
 	}
 	if m.pause != nil && now-m.yielded >= pauseEvery {
 		m.pause(m.spent)
-		now = m.clock()
-		m.yielded = now
+		m.yielded = m.clock()
+		if m.yielded-now > pauseShort { // perhaps on another thread
+			cpu = threadTime()
+		}
+		now = m.yielded
 	}
-	if m.at = now; m.careful {
-		m.cpu = threadTime()
-	}
-	m.granted = min(max(int64(left)/nanosWorst, sliceLeast), sliceMost, m.fuel-m.burnt)
+	m.at, m.cpu = now, cpu
+	slice := min(int64(float64(sliceTime)*float64(units)/float64(max(took, 1))), grow*units, sliceMost, int64(left)/nanosWorst)
+	m.granted = min(max(slice, sliceLeast), m.fuel-m.burnt)
 	return m.granted
 }
 
@@ -126,7 +120,11 @@ func (m *meter) end(counter int64) (burnt int64, used time.Duration) {
 	if m.over {
 		return burnt, m.spent
 	}
-	return burnt, max(m.spent+m.passed(m.clock()), 1)
+	now, cpu := m.clock(), time.Duration(0)
+	if m.cpu > 0 && now-m.at > 2*sliceTime {
+		cpu = threadTime()
+	}
+	return burnt, max(m.spent+m.passed(now, cpu), 1)
 }
 
 // exhausted says why a call was stopped.

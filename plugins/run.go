@@ -80,7 +80,7 @@ func (r *run) batch(works []*dunlin.Work) error {
 
 // rules runs a stage of rules, when it is the domain's turn: they can't trap, and are bounded by themselves.
 func (r *run) rules(works []*dunlin.Work) error {
-	r.turn.charged = 0
+	r.turn.charged, r.turn.long = 0, false
 	if err := r.h.gate.enter(&r.turn); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (r *run) affordable(works []*dunlin.Work) int {
 // cross makes one crossing with works when it is the domain's turn, and fills in their outcomes; the error is why it came to
 // nothing.
 func (r *run) cross(works []*dunlin.Work) error {
-	r.turn.charged = 0
+	r.turn.charged, r.turn.long = 0, false
 	if err := r.h.gate.enter(&r.turn); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (r *run) crossing(works []*dunlin.Work) (used time.Duration, inputs int, er
 	p := r.pool
 	inputs = r.w.encode(in, r.now, works)
 	in.meter.pause = r.paused
-	out, burnt, took, err := in.call(r.w.frame, r.now, p.cost.sample())
+	out, burnt, took, err := in.call(r.w.frame, r.now, p.cost.sample() || inputs >= sampled)
 	in.meter.pause = nil
 	if err == nil {
 		err = r.w.decode(out, works, r.now, r.allow)

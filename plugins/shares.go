@@ -17,9 +17,10 @@ import (
 // A tag is the time that the domain was served, in its own, weighted time. A domain that begins to call gets at least the
 // tag of what ran last: it has no claim on the time when it had nothing to do. So while two domains have calls waiting,
 // what they got differs by the weights and by no more than a call of each on each processor; who burns little doesn't wait
-// behind who burns much; and nobody waits for ever, since tags only grow.
+// behind who burns much; and nobody waits for ever, since tags only grow. Only long calls get less: one slot is not theirs.
 type shares struct {
 	slots   int // free ones
+	long    int // long calls that may begin or go on, beside those that do
 	most    int // calls of one domain that may wait
 	budget  float64
 	virtual float64 // the tag of what was begun last, at most
@@ -34,12 +35,11 @@ type flowKey struct {
 
 // flow is a domain as shares see it.
 type flow struct {
-	key      flowKey
-	weight   float64 // 1: the default
-	tag      float64 // weighted nanoseconds
-	waiting  []*turn // the next one first
-	running  int
-	expected float64 // nanoseconds of a call: what one is charged when it begins
+	key     flowKey
+	weight  float64 // 1: the default
+	tag     float64 // weighted nanoseconds
+	waiting []*turn // the next one first
+	running int
 	// With a budget: nanoseconds that the domain may still use, at a moment.
 	tokens   float64
 	tokensAt time.Duration
@@ -50,7 +50,8 @@ type flow struct {
 // turn is one call on its way through shares.
 type turn struct {
 	flow    *flow
-	charged float64       // nanoseconds, to the flow's tag
+	charged float64       // nanoseconds, to the flow's tag: what it is known to have used
+	long    bool          // it has used longCall
 	granted chan struct{} // of the shell: poked when it may run
 }
 
@@ -58,12 +59,13 @@ const (
 	shareDefault = 100
 	// budgetBurst is how long a budget may be saved up.
 	budgetBurst = time.Second
-	// expectWeight is the weight of the last call in what the next is expected to take.
-	expectWeight = 0.125
+	// longCall is what makes a call long. Native code is not preempted, so long calls leave a slot, and with it a processor, to
+	// all others and to everything else in the process: what would have to wait for their next slice.
+	longCall = 500 * time.Microsecond
 )
 
 func newShares(slots, most int, budget float64) *shares {
-	return &shares{slots: slots, most: most, budget: budget, flows: make(map[flowKey]*flow)}
+	return &shares{slots: slots, long: max(1, slots-1), most: most, budget: budget, flows: make(map[flowKey]*flow)}
 }
 
 // flow returns a domain's flow, with the weight that it has now.
@@ -86,9 +88,11 @@ func (s *shares) enter(t *turn, now time.Duration) (granted, queued bool) {
 	if f.running == 0 && len(f.waiting) == 0 {
 		f.tag = max(f.tag, s.virtual)
 	}
-	if s.slots > 0 && len(s.backlog) == 0 && s.affords(f, now) {
-		s.begin(t)
-		return true, false
+	if s.slots > 0 && len(f.waiting) == 0 && s.affords(f, now) {
+		if next := s.due(now); next == nil || next.tag >= f.tag { // others may wait for what is not theirs now
+			s.begin(t)
+			return true, false
+		}
 	}
 	if len(f.waiting) >= s.most {
 		return false, false
@@ -112,9 +116,11 @@ func (s *shares) queue(t *turn, first bool) {
 func (s *shares) begin(t *turn) {
 	f := t.flow
 	s.slots--
+	if t.long {
+		s.long--
+	}
 	f.running++
 	s.virtual = max(s.virtual, f.tag)
-	s.charge(t, max(t.charged, f.expected))
 }
 
 // charge makes what the call is charged used nanoseconds.
@@ -134,7 +140,16 @@ func (s *shares) step(t *turn, used time.Duration, now time.Duration) bool {
 		s.charge(t, float64(used))
 	}
 	over := !s.affords(t.flow, now)
+	if t.long {
+		s.long++ // whoever comes instead may have it
+	} else if used >= longCall {
+		t.long = true
+		over = over || s.long == 0
+	}
 	if next := s.due(now); !over && (next == nil || next == t.flow || next.tag >= t.flow.tag) {
+		if t.long {
+			s.long--
+		}
 		return false
 	}
 	s.slots++
@@ -147,12 +162,11 @@ func (s *shares) step(t *turn, used time.Duration, now time.Duration) bool {
 func (s *shares) leave(t *turn, used time.Duration) {
 	f := t.flow
 	s.slots++
-	f.running--
-	s.charge(t, float64(used))
-	if f.expected == 0 {
-		f.expected = float64(used)
+	if t.long {
+		s.long++
 	}
-	f.expected += (float64(used) - f.expected) * expectWeight
+	f.running--
+	s.charge(t, max(float64(used), t.charged))
 }
 
 // next begins the call that is due, if there is a slot; nil if there is none. It is the caller's to tell it.
@@ -174,7 +188,7 @@ func (s *shares) next(now time.Duration) *turn {
 func (s *shares) due(now time.Duration) *flow {
 	var due *flow
 	for _, f := range s.backlog {
-		if (due == nil || f.tag < due.tag) && s.affords(f, now) {
+		if (due == nil || f.tag < due.tag) && (s.long > 0 || !f.waiting[0].long) && s.affords(f, now) {
 			due = f
 		}
 	}

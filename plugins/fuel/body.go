@@ -120,7 +120,7 @@ func (w *bodyWriter) cost(c int64) {
 }
 
 // chargeSize charges for the i32 on top of the stack, which stays there: shifted right for memory's bytes (8 to a unit)
-// or not for a table's elements.
+// and a table's elements (2).
 func (w *bodyWriter) chargeSize(shift byte) {
 	w.sizes = true
 	size := w.locals + 1
@@ -260,7 +260,7 @@ func (w *bodyWriter) misc(start int) {
 	cost := int64(costBulk)
 	switch sub {
 	case 0, 1, 2, 3, 4, 5, 6, 7: // saturating float to integer
-		cost = costFloat
+		cost = costRound
 	case miscMemoryInit, miscMemoryCopy:
 		in.u32()
 		in.u32()
@@ -275,10 +275,10 @@ func (w *bodyWriter) misc(start int) {
 	case miscTableCopy:
 		w.table()
 		w.table()
-		w.chargeSize(0)
+		w.chargeSize(1)
 	case miscTableFill:
 		w.table()
-		w.chargeSize(0)
+		w.chargeSize(1)
 	case miscTableGrow:
 		w.table()
 		cost = costHost

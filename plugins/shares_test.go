@@ -1,0 +1,278 @@
+package plugins
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/dunlin-iot/dunlin"
+)
+
+// world simulates processors that work off what shares hand to them: time is the number of the nanosecond.
+type world struct {
+	s       *shares
+	now     time.Duration
+	running []*call
+	served  map[*flow]float64
+	longest map[*flow]float64
+	waited  map[*flow]time.Duration // the longest wait of a call
+}
+
+// call is a turn with the time that it is going to take.
+type call struct {
+	turn
+	length, done time.Duration
+	since        time.Duration // it has been waiting
+}
+
+func newWorld(s *shares) *world {
+	return &world{s: s, served: make(map[*flow]float64), longest: make(map[*flow]float64), waited: make(map[*flow]time.Duration)}
+}
+
+// grant begins what is due.
+func (w *world) grant(calls map[*turn]*call) {
+	for t := w.s.next(w.now); t != nil; t = w.s.next(w.now) {
+		w.begin(calls[t])
+	}
+}
+
+func (w *world) begin(c *call) {
+	w.running = append(w.running, c)
+	w.waited[c.flow] = max(w.waited[c.flow], w.now-c.since)
+}
+
+// slice lets each running call work for a while; it returns those that ended.
+func (w *world) slice(d time.Duration, calls map[*turn]*call) (ended []*call) {
+	w.now += d
+	for _, c := range append([]*call(nil), w.running...) {
+		c.done += d
+		w.served[c.flow] += float64(d)
+		w.longest[c.flow] = max(w.longest[c.flow], float64(c.length))
+		switch {
+		case c.done >= c.length:
+			w.s.leave(&c.turn, c.done)
+			ended = append(ended, c)
+		case w.s.step(&c.turn, c.done, w.now):
+			c.since = w.now
+		default:
+			continue
+		}
+		for i := range w.running {
+			if w.running[i] == c {
+				w.running = append(w.running[:i], w.running[i+1:]...)
+				break
+			}
+		}
+		w.grant(calls)
+	}
+	return ended
+}
+
+// The law: while domains have calls waiting all the time, what each is served, by its weight, differs by no more than a call of
+// each on each processor, whatever the weights and lengths; and nobody waits longer than it takes to serve the others that.
+func TestSharesFollowTheWeights(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		slots := rapid.IntRange(1, 4).Draw(t, "slots")
+		domains := rapid.IntRange(2, 6).Draw(t, "domains")
+		w := newWorld(newShares(slots, 1000, 0))
+		w.s.long = slots // long calls are another story
+		calls := make(map[*turn]*call)
+		var flows []*flow
+		length := make(map[*flow]int)
+		spawn := func(f *flow) {
+			c := &call{turn: turn{flow: f}, since: w.now,
+				length: time.Duration(rapid.IntRange(1, length[f]).Draw(t, "length")) * 10 * time.Microsecond}
+			calls[&c.turn] = c
+			if granted, queued := w.s.enter(&c.turn, w.now); granted {
+				w.begin(c)
+			} else if !queued {
+				t.Fatal("refused")
+			}
+		}
+		for i := range domains {
+			share := rapid.SampledFrom([]int{1, 10, 50, 100, 100, 300, 1000}).Draw(t, "share")
+			f := w.s.flow(flowKey{"t", dunlin.DomainID(fmt.Sprint(i))}, share, 0)
+			flows, length[f] = append(flows, f), rapid.SampledFrom([]int{1, 10, 100, 1000}).Draw(t, "longest")
+		}
+		for _, f := range flows {
+			for range 2*slots + 1 { // the backlog never ends
+				spawn(f)
+			}
+		}
+		from := make(map[*flow]float64)
+		for step := range 3000 {
+			for _, c := range w.slice(20*time.Microsecond, calls) {
+				delete(calls, &c.turn)
+				spawn(c.flow)
+			}
+			w.grant(calls)
+			if step == 500 {
+				for _, f := range flows {
+					from[f] = w.served[f]
+				}
+			}
+		}
+		for i, a := range flows {
+			for _, b := range flows[:i] {
+				got := math.Abs((w.served[a]-from[a])/a.weight - (w.served[b]-from[b])/b.weight)
+				if most := 2 * float64(slots) * (w.longest[a]/a.weight + w.longest[b]/b.weight + 40_000*(1/a.weight+1/b.weight)); got > most {
+					t.Fatalf("%s and %s differ by %.0f weighted ns, at most %.0f", a.key.domain, b.key.domain, got, most)
+				}
+			}
+		}
+	})
+}
+
+// A domain that calls seldom and little doesn't wait behind one that burns its full time with many calls: a slice at most.
+func TestLittleDoesNotWaitBehindMuch(t *testing.T) {
+	const slice = 100 * time.Microsecond
+	w := newWorld(newShares(2, 1000, 0))
+	calls := make(map[*turn]*call)
+	enter := func(f *flow, length time.Duration) *call {
+		c := &call{turn: turn{flow: f}, since: w.now, length: length}
+		calls[&c.turn] = c
+		if granted, _ := w.s.enter(&c.turn, w.now); granted {
+			w.begin(c)
+		}
+		return c
+	}
+	much, little := w.s.flow(flowKey{"t", "much"}, 0, 0), w.s.flow(flowKey{"t", "little"}, 0, 0)
+	for range 8 {
+		enter(much, 9*time.Millisecond)
+	}
+	for step := range 20_000 {
+		for _, c := range w.slice(slice, calls) {
+			delete(calls, &c.turn)
+			if c.flow == much {
+				enter(much, 9*time.Millisecond)
+			}
+		}
+		if step%7 == 3 {
+			enter(little, slice)
+		}
+		w.grant(calls)
+	}
+	if got := w.waited[little]; got > slice {
+		t.Errorf("little waited %v, a slice is %v", got, slice)
+	}
+	if share := w.served[much] / float64(w.now) / 2; share < 0.45 { // long calls leave one of two processors
+		t.Errorf("much got %.2f of the processors", share)
+	}
+}
+
+// Whatever enters, ends and gives way in whatever order: nothing is lost, slots are neither lost nor won, and all end.
+func TestSharesLoseNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		slots, most := rapid.IntRange(1, 3).Draw(t, "slots"), rapid.IntRange(1, 5).Draw(t, "most")
+		budget := rapid.SampledFrom([]float64{0, 0.5}).Draw(t, "budget")
+		s := newShares(slots, most, budget)
+		running, waiting := map[*turn]bool{}, map[*turn]bool{}
+		now := time.Duration(0)
+		grant := func() {
+			for n := s.next(now); n != nil; n = s.next(now) {
+				if !waiting[n] || n.flow == nil {
+					t.Fatal("granted what does not wait")
+				}
+				delete(waiting, n)
+				running[n] = true
+			}
+		}
+		any := func() (n *turn) {
+			keys := make([]*turn, 0, len(running))
+			for r := range running {
+				keys = append(keys, r)
+			}
+			return keys[rapid.IntRange(0, len(keys)-1).Draw(t, "which")]
+		}
+		for range rapid.IntRange(1, 100).Draw(t, "steps") {
+			now += time.Duration(rapid.IntRange(0, 1000).Draw(t, "time")) * time.Microsecond
+			switch op := rapid.IntRange(0, 2).Draw(t, "op"); {
+			case op == 0:
+				f := s.flow(flowKey{"t", dunlin.DomainID(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "domain"))}, 0, now)
+				n := &turn{flow: f}
+				before := len(f.waiting)
+				granted, queued := s.enter(n, now)
+				switch {
+				case granted:
+					running[n] = true
+				case queued:
+					waiting[n] = true
+				case before < most:
+					t.Fatalf("refused with %d of %d waiting", before, most)
+				}
+			case op == 1 && len(running) > 0:
+				n := any()
+				if s.step(n, time.Duration(rapid.IntRange(0, 9000).Draw(t, "used"))*time.Microsecond, now) {
+					delete(running, n)
+					waiting[n] = true
+				}
+			case op == 2 && len(running) > 0:
+				n := any()
+				delete(running, n)
+				s.leave(n, time.Duration(rapid.IntRange(0, 9000).Draw(t, "used"))*time.Microsecond)
+			}
+			grant()
+			if s.slots != slots-len(running) || s.slots < 0 {
+				t.Fatalf("%d slots free, %d of %d are taken", s.slots, len(running), slots)
+			}
+			long := 0
+			for r := range running {
+				if r.long {
+					long++
+				}
+			}
+			if s.long != max(1, slots-1)-long || s.long < 0 {
+				t.Fatalf("%d long ones of %d slots, %d may come", long, slots, s.long)
+			}
+			for r := range waiting {
+				if s.slots > 0 && budget == 0 && (s.long > 0 || !r.flow.waiting[0].long) {
+					t.Fatal("a slot is free and somebody waits")
+				}
+			}
+		}
+		for guard := 0; len(running)+len(waiting) > 0; guard++ {
+			if guard > 10_000 {
+				t.Fatal("somebody waits for ever")
+			}
+			now += max(s.wake(now), time.Microsecond)
+			for n := range running {
+				delete(running, n)
+				s.leave(n, time.Microsecond)
+			}
+			grant()
+		}
+		if len(s.backlog) != 0 || s.slots != slots {
+			t.Fatalf("at the end: %d domains in the backlog, %d slots", len(s.backlog), s.slots)
+		}
+	})
+}
+
+// A domain with a budget gets that much in a second and not more, alone on the machine, too.
+func TestBudgetIsKept(t *testing.T) {
+	w := newWorld(newShares(2, 1000, 0.2))
+	calls := make(map[*turn]*call)
+	f := w.s.flow(flowKey{"t", "d"}, 0, 0)
+	enter := func() {
+		c := &call{turn: turn{flow: f}, since: w.now, length: 3 * time.Millisecond}
+		calls[&c.turn] = c
+		if granted, _ := w.s.enter(&c.turn, w.now); granted {
+			w.begin(c)
+		}
+	}
+	for range 4 {
+		enter()
+	}
+	for w.now < 10*time.Second {
+		for _, c := range w.slice(time.Millisecond, calls) {
+			delete(calls, &c.turn)
+			enter()
+		}
+		w.grant(calls)
+	}
+	if used := w.served[f] / 1e9; used < 1.9 || used > 2.3 { // and what was saved up at first
+		t.Errorf("%.2f s of 10 used, the budget is a fifth", used)
+	}
+}
