@@ -206,7 +206,7 @@ func (s *Service) everywhere(ctx context.Context, b *dunlin.Backtest, t *task, m
 	k, missing, err := s.round(ctx, b, t, module, progress)
 	if errors.Is(err, errUneven) && !t.byTurn {
 		s.cfg.Log.Info("a back-test goes turn by turn: handing several turns over together makes a difference",
-			slog.String("domain", string(t.domain)), slog.String("module", t.candidate.Hash.String()))
+			slog.String("domain", string(t.domain)), slog.String("module", t.candidate.Hash.String()), slog.String("because", err.Error()))
 		t.byTurn = true
 		k, missing, err = s.round(ctx, b, t, module, progress)
 	}
@@ -351,16 +351,21 @@ func (s *Service) here(ctx context.Context, t *task, module []byte, shards []dun
 
 // install gets the modules ready.
 func (s *Service) install(ctx context.Context, p Processor, t *task, module []byte) error {
-	if t.candidate.Rules != nil {
-		return nil
-	}
-	if module == nil {
-		var err error
-		if module, err = s.deps.Module(t.candidate.Hash); err != nil {
-			return fmt.Errorf("module %s: %w", t.candidate.Hash, err)
+	if t.candidate.Rules == nil {
+		if module == nil {
+			var err error
+			if module, err = s.deps.Module(t.candidate.Hash); err != nil {
+				return fmt.Errorf("module %s: %w", t.candidate.Hash, err)
+			}
+		}
+		if err := p.Install(ctx, t.candidate.Hash, module); err != nil {
+			return err
 		}
 	}
-	return p.Install(ctx, t.candidate.Hash, module)
+	if err := p.TryConfig(ctx, &t.candidate); err != nil {
+		return fmt.Errorf("the candidate: %w", err)
+	}
+	return nil
 }
 
 func (s *Service) shard(ctx context.Context, r *shardRun, sh dunlin.ShardID) error {

@@ -40,7 +40,6 @@ func benchDays() int {
 
 type benchDevice struct {
 	key     dunlin.DeviceKey
-	temp    float64
 	phase   float64
 	version uint64
 	alert   *dunlin.Alert

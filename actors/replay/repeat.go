@@ -150,6 +150,11 @@ func (r *repeat) together(i, stage int, at dunlin.Time) error {
 	r.cost.nanos += uint64(max(r.clock().Sub(began), 0))
 	for n, j := range r.whose {
 		a, w := &r.turns[j], r.calls[n]
+		for tries := 0; byChance(w.Outcome.Failure) && tries < triesMax; tries++ {
+			if err := r.p.Process(r.domain, &st, int(like.Stage), at, []*dunlin.Work{w}); err != nil {
+				return err
+			}
+		}
 		a.fuel += w.Outcome.FuelUsed
 		r.cost.Fuel += w.Outcome.FuelUsed
 		r.logs = append(r.logs, w.Outcome.Logs...)
@@ -189,14 +194,15 @@ func (r *repeat) end() {
 	r.turns = r.turns[:0]
 }
 
-// notRun reports whether a failure is not what the module came to: it was not run on the turn.
+// notRun reports whether a failure is not what the module came to on these inputs: it was not run on them, or might come to
+// something else another time.
 func notRun(failure string) bool {
-	for _, p := range []string{"quarantined until ", "not tried: ", "the plugin does not start: "} {
-		if strings.HasPrefix(failure, p) {
-			return true
-		}
-	}
-	return false
+	return strings.HasPrefix(failure, "quarantined until ") || strings.HasPrefix(failure, "the plugin does not start: ") || byChance(failure)
+}
+
+// byChance reports whether a failure may be another one, or none, the next time: who came too late or had too little time.
+func byChance(failure string) bool {
+	return strings.HasPrefix(failure, "not tried: ") || strings.HasPrefix(failure, "no memory: ") || strings.HasPrefix(failure, "fuel exhausted")
 }
 
 // difference says how what came of a turn differs from what was recorded; "" if it doesn't.

@@ -47,6 +47,8 @@ type Reader interface {
 // Processor runs modules, apart from those that devices' turns run: a *plugins.Host of its own.
 type Processor interface {
 	Install(ctx context.Context, hash dunlin.ModuleHash, module []byte) error
+	// TryConfig says what the stage's plugin, or its rules, have against their configuration.
+	TryConfig(ctx context.Context, st *dunlin.Stage) error
 	Process(domain dunlin.DomainID, st *dunlin.Stage, stage int, now dunlin.Time, works []*dunlin.Work) error
 	Close() error
 }
@@ -65,9 +67,9 @@ type Config struct {
 	Shards  int
 	ShardOf func(dunlin.DeviceKey) dunlin.ShardID
 
-	Workers     int           // shards that are worked on at a time; default GOMAXPROCS
+	Workers     int           // shards that are worked on at a time; default all processors but one, which is left for devices
 	WindowMax   int           // inputs that are gathered before they are worked off; default 12,000
-	FuelPerCall int64         // of the Processor's crossings; default 40 million
+	FuelPerCall int64         // of the Processor's crossings; default 500 million
 	PollEvery   time.Duration // how often another node is asked how far it is; default 300 ms
 	PollMax     time.Duration // a node's back-test that nobody asks about for so long ends; default 15 s
 	LetterMax   time.Duration // to wait for a dead letter's new turn; default 10 s
@@ -80,9 +82,9 @@ func (c *Config) complete() error {
 	if c.Shards < 1 || c.ShardOf == nil {
 		return fmt.Errorf("%w: replay needs Shards (%d) and ShardOf", dunlin.ErrInvalid, c.Shards)
 	}
-	c.Workers = cmp.Or(c.Workers, runtime.GOMAXPROCS(0))
+	c.Workers = cmp.Or(c.Workers, max(runtime.GOMAXPROCS(0)-1, 1))
 	c.WindowMax = cmp.Or(c.WindowMax, 12_000)
-	c.FuelPerCall = cmp.Or(c.FuelPerCall, 40_000_000)
+	c.FuelPerCall = cmp.Or(c.FuelPerCall, 500_000_000)
 	c.PollEvery = cmp.Or(c.PollEvery, 300*time.Millisecond)
 	c.PollMax = cmp.Or(c.PollMax, 15*time.Second)
 	c.LetterMax = cmp.Or(c.LetterMax, 10*time.Second)

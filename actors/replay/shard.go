@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"sync/atomic"
 
@@ -134,6 +135,7 @@ func (r *shardRun) run(ctx context.Context, rd Reader) error {
 				return err
 			}
 			rd.Reset()
+			runtime.Gosched() // devices first
 			r.progress(float64(r.now-r.begin) / float64(r.period.until-r.begin))
 		}
 		items = items[:0] // they are fed; what they point to stays until Reset

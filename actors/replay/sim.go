@@ -2,6 +2,7 @@ package replay
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,6 +15,7 @@ const (
 	turnsMax     = 256  // of one device in a crossing
 	roomMin      = 64   // inputs of the first crossing, and at least
 	inputsMaxAll = 1024 // of one device's step, whatever its turns have
+	triesMax     = 2    // of a step that failed by chance, after the first
 	checkAll     = 100  // so many steps are tried turn by turn at first
 	checkEvery   = 128  // and one of so many later
 )
@@ -52,6 +54,8 @@ type cell struct {
 	turns  []turn
 	at     int // the next of turns
 	limit  int // turns that are handed over together
+	most   int // that limit may grow to
+	tries  int // of a step that failed by chance
 	timer  [1]dunlin.Input
 	named  []string // timers that the candidate has set, if it is not alone
 	sent   []sent   // recorded commands whose answer may come
@@ -80,7 +84,7 @@ type step struct {
 
 // cell makes a device's cell; version is that before its first turn.
 func (s *sim) cell(d *dev, domain dunlin.DomainID, version uint64) *cell {
-	c := &cell{dev: d, m: device.Make(dunlin.DeviceState{DeviceKey: d.key, Domain: domain, Version: version}), limit: 8}
+	c := &cell{dev: d, m: device.Make(dunlin.DeviceState{DeviceKey: d.key, Domain: domain, Version: version}), limit: 8, most: turnsMax}
 	s.cells = append(s.cells, c)
 	return c
 }
@@ -309,10 +313,15 @@ func (s *sim) settle(st *step, out *dunlin.Outcome) error {
 	if st.turns > 1 && (out.Failure != "" || len(out.Refused) > 0 || c.early(st, out.Timers)) {
 		c.limit = max(1, st.turns/2)
 		if out.Failure != "" {
-			c.limit = 1
+			c.most, c.limit = max(1, st.turns/2), 1
 		}
 		return nil
 	}
+	if byChance(out.Failure) && c.tries < triesMax {
+		c.tries++
+		return nil
+	}
+	c.tries = 0
 	c.m.Again(&s.change, st.inputs)
 	if ok := c.m.StageOf(&s.change, s.origin(st.now), out); !ok && st.turns > 1 {
 		c.m.Abort(dunlin.Receipt{})
@@ -337,7 +346,8 @@ func (s *sim) settle(st *step, out *dunlin.Outcome) error {
 		}
 	}
 	if c.at += st.turns; st.turns == c.limit {
-		c.limit = min(2*c.limit, turnsMax)
+		c.most = min(c.most+1, turnsMax) // what was too much once may not be so for ever
+		c.limit = min(2*c.limit, c.most)
 	}
 	return nil
 }
@@ -397,20 +407,30 @@ func (s *sim) again(st *step) error {
 		if err := s.p.Process(s.domain, &s.stage, int(s.index), now, []*dunlin.Work{&w}); err != nil {
 			return err
 		}
+		if w.Outcome.Failure != "" { // not tried, or out of time: that says nothing
+			return nil
+		}
 		m.Again(&change, inputs)
 		m.StageOf(&change, s.origin(now), &w.Outcome)
 		for j := range change.Alerts {
 			if said == len(alerts) || !sameAlert(&alerts[said], &change.Alerts[j]) {
-				return errUneven
+				return uneven(st, "alerts")
 			}
 			said++
 		}
 		m.Apply(&change)
 	}
-	if said != len(alerts) || !sameState(m, &c.m, s.index) {
-		return errUneven
+	if said != len(alerts) {
+		return uneven(st, "alerts")
+	}
+	if what := otherState(m, &c.m, s.index); what != "" {
+		return uneven(st, what)
 	}
 	return nil
+}
+
+func uneven(st *step, what string) error {
+	return fmt.Errorf("%w: %d turns of device %s until %s: other %s", errUneven, st.turns, st.c.m.Key().Device, st.now, what)
 }
 
 // stepBegin is where the inputs of a cell's next turn begin.
@@ -421,16 +441,20 @@ func stepBegin(c *cell) int {
 	return c.turns[c.at-1].end
 }
 
-func sameState(a, b *device.Machine, stage uint8) bool {
-	if string(a.PluginState(stage)) != string(b.PluginState(stage)) || a.Version() != b.Version() || len(a.State().Timers) != len(b.State().Timers) {
-		return false
+// otherState says in what two machines differ, as far as the stage is concerned.
+func otherState(a, b *device.Machine, stage uint8) string {
+	if string(a.PluginState(stage)) != string(b.PluginState(stage)) {
+		return fmt.Sprintf("states: %x and %x", a.PluginState(stage), b.PluginState(stage))
+	}
+	if len(a.State().Timers) != len(b.State().Timers) {
+		return "timers"
 	}
 	for _, t := range a.State().Timers {
 		if !slices.ContainsFunc(b.State().Timers, func(u dunlin.TimerSet) bool {
 			return u.Name == t.Name && max(t.Due-u.Due, u.Due-t.Due) <= dunlin.Time(device.TimerMin.Microseconds())
 		}) {
-			return false
+			return fmt.Sprintf("timers: %v and %v", a.State().Timers, b.State().Timers)
 		}
 	}
-	return true
+	return ""
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -300,12 +302,15 @@ func (w *world) days(from, to, devices int, special bool) {
 // service asks the world's past.
 func (w *world) service(cfg Config) *Service {
 	w.t.Helper()
-	cfg.Shards, cfg.ShardOf, cfg.Clock = worldShards, shardOf, w.clock
+	cfg.Shards, cfg.ShardOf, cfg.Clock, cfg.Log = worldShards, shardOf, w.clock, slog.New(slog.NewTextHandler(w.t.Output(), nil))
 	s, err := New(cfg, Deps{Registry: w, Module: w.module,
 		Past: func(sh dunlin.ShardID, since dunlin.Time, states bool) (Reader, error) {
 			return w.db.Journal().Recording(sh, since, states)
 		},
-		Open:      func() (Processor, error) { return w.openHost() },
+		Open: func() (Processor, error) {
+			return plugins.Open(plugins.Config{CacheDir: filepath.Join(tempDir(), "cache"), Module: w.module,
+				Limits: plugins.Limits{BadDevices: math.MaxInt32, TrapsPerBatch: math.MaxInt32}})
+		},
 		Inspector: w.dir, Ingestor: w.dir, Updates: w.dir})
 	if err != nil {
 		w.t.Fatal(err)

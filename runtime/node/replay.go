@@ -2,8 +2,8 @@ package node
 
 import (
 	"context"
+	"math"
 	"path/filepath"
-	"runtime"
 
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/actors/replay"
@@ -21,12 +21,16 @@ func (n *Node) openReplay() error {
 				return n.db.Journal().Recording(sh, since, states)
 			},
 			Open: func() (replay.Processor, error) {
-				return plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: n.modules.Get,
-					Workers: runtime.GOMAXPROCS(0)})
+				return plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: n.modules.Get, Limits: trying()})
 			}})
 	if err != nil {
 		return err
 	}
 	n.middle.run(n, func(ctx context.Context) error { return n.replay.Run(ctx) })
 	return nil
+}
+
+// trying are the limits of modules that are only tried: one that fails is to fail all the way, not to be given a rest.
+func trying() plugins.Limits {
+	return plugins.Limits{BadDevices: math.MaxInt32, TrapsPerBatch: math.MaxInt32}
 }
