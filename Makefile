@@ -17,13 +17,18 @@ FUZZ    ?= 20s
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: plugins ## bin/dunlin, with the example plugin inside
+build: plugins ## bin/dunlin, with its plugins inside
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dunlin ./cmd/dunlin
 
-plugins: $(MODULES)/cold-chain.wasm ## the example plugins, from source
+plugins: $(MODULES)/cold-chain.wasm $(MODULES)/alarms.wasm ## the plugins in the binary, from source
 
 $(MODULES)/cold-chain.wasm: $(wildcard sdk/go/*.go sdk/go/examples/cold-chain/*.go plugins/abi/*.go) go.mod
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o $@ ./sdk/go/examples/cold-chain
+
+$(MODULES)/alarms.wasm: $(wildcard sdk/go/*.go sdk/go/builtin/alarms/* plugins/abi/*.go) go.mod
+	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -buildmode=c-shared -o bin/alarms.wasm ./sdk/go/builtin/alarms
+	$(GO) run ./cmd/dunlin/internal/builtin/stamp sdk/go/builtin/alarms bin/alarms.wasm
+	mv bin/alarms.wasm $@
 
 sdk-go: ## the Go SDK: its examples
 	@for e in threshold rate absence decoder cold-chain; do \

@@ -25,6 +25,11 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("PATH", filepath.Dir(binary)+string(os.PathListSeparator)+os.Getenv("PATH"))
+			page, err := filepath.Abs("../../docs/alarms.md")
+			if err != nil {
+				return err
+			}
+			e.Setenv("ALARMS_MD", page)
 			e.Setenv("DUNLIN_SERVER", n.HTTP)
 			e.Setenv("MQTT", n.MQTT)
 			e.Setenv("COAP", n.CoAP)

@@ -23,7 +23,7 @@ import (
 func (n *Node) openRoutes(context.Context) error {
 	var err error
 	n.modules, err = router.NewModules(router.ModulesConfig{Self: n.identity.NodeID, Log: n.obs.Log, Metrics: n.obs.Metrics},
-		router.ModulesDeps{Blobs: n.blobs, Owners: n.cluster, Caller: (*caller)(n), Install: n.install})
+		router.ModulesDeps{Blobs: n.blobs, Owners: n.cluster, Caller: (*caller)(n), Install: n.installUsed})
 	if err != nil {
 		return err
 	}

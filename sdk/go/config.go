@@ -23,6 +23,7 @@ type field struct {
 	raw  string // the value's JSON
 	read bool
 	sub  *Config
+	subs []*Config
 }
 
 const configDepthMax = 16
@@ -186,6 +187,40 @@ func (c *Config) Object(key string) *Config {
 	return &Config{root: c.root, prefix: c.prefix + key + "."}
 }
 
+// Objects returns an array of objects; errors call them by the key and their number, from 1.
+func (c *Config) Objects(key string) []*Config {
+	raw, ok := c.get(key)
+	if !ok {
+		return nil
+	}
+	var list []*Config
+	s := scanner{s: raw}
+	s.list('[', ']', func() {
+		sub := &Config{root: c.root, prefix: c.prefix + key + " " + strconv.Itoa(len(list)+1) + "."}
+		sub.parse(&s)
+		list = append(list, sub)
+	})
+	if s.bad {
+		c.wrong(key, "a list of objects", raw)
+		return nil
+	}
+	for i := range c.fields {
+		if f := &c.fields[i]; f.key == key {
+			f.subs = list
+		}
+	}
+	return list
+}
+
+// JSON returns a value as it is written, for settings that may be of several types; "" if the key isn't there.
+func (c *Config) JSON(key string) string {
+	raw, ok := c.get(key)
+	if !ok {
+		return ""
+	}
+	return raw
+}
+
 // Keys returns the keys in the order they stand.
 func (c *Config) Keys() []string {
 	keys := make([]string, 0, len(c.fields))
@@ -204,6 +239,11 @@ func (c *Config) unread() string {
 		}
 		if f.sub != nil {
 			if k := f.sub.unread(); k != "" {
+				return k
+			}
+		}
+		for _, sub := range f.subs {
+			if k := sub.unread(); k != "" {
 				return k
 			}
 		}

@@ -1,5 +1,5 @@
-// Package builtin carries the example plugins inside the binary. `make plugins` builds the modules from source into
-// modules/; a binary built without them works, but its `dev` has no example to show.
+// Package builtin carries plugins inside the binary: alarms, which every cluster gets, and the example of `dev`. `make plugins`
+// builds the modules from source into modules/; a binary built without them works, but has no alarms and no example to show.
 // Part of the runtime; no compatibility promise before v1.
 package builtin
 
@@ -15,7 +15,7 @@ var modules embed.FS
 func Module(name string) ([]byte, error) {
 	b, err := modules.ReadFile("modules/" + name + ".wasm")
 	if err != nil {
-		return nil, fmt.Errorf("the example plugin %s is not in this binary; build it with `make build`", name)
+		return nil, fmt.Errorf("the plugin %s is not in this binary; build it with `make build`", name)
 	}
 	return b, nil
 }

@@ -98,6 +98,9 @@ func (f *devFlags) run(c *cobra.Command, env Env) error {
 	if err := f.ready(out, ns, moved, time.Since(began)); err != nil {
 		return errors.Join(err, ns.Close())
 	}
+	for _, n := range ns {
+		n.Offer(builtin.Module)
+	}
 	f.play(c.Context(), ns, out)
 	err = ns.Close()
 	if f.output == "text" {

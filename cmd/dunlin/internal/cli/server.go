@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 
+	"github.com/dunlin-iot/dunlin/cmd/dunlin/internal/builtin"
 	"github.com/dunlin-iot/dunlin/runtime/config"
 	"github.com/dunlin-iot/dunlin/runtime/node"
 	"github.com/dunlin-iot/dunlin/runtime/observe"
@@ -90,6 +91,7 @@ func serve(c *cobra.Command, env Env, cfg config.Config, out string) error {
 	if err != nil {
 		return err
 	}
+	n.Offer(builtin.Module)
 	a := n.Addrs()
 	if out == "json" {
 		line, err := json.Marshal(map[string]any{"http": a.HTTP, "mqtt": a.MQTT, "coap": a.CoAP, "admin": a.Admin, "cluster": n.ClusterAddr(), "pid": os.Getpid()})
