@@ -209,7 +209,11 @@ func (c *Cluster) serveRegister(ctx context.Context, from dunlin.NodeID, m *cont
 		return fmt.Errorf("a node's name: %w", err)
 	}
 	members := c.places.Load().addrs
-	if v := c.EntryVersion(); len(members) > 1 && m.EntryMax < v {
+	others := false // a node alone may have been upgraded, and write what the newcomer can't read
+	for id := range members {
+		others = others || id != m.ID
+	}
+	if v := c.EntryVersion(); others && m.EntryMax < v {
 		return fmt.Errorf("%w: the cluster writes entries of version %d and %s reads versions up to %d: start it with a newer dunlin",
 			dunlin.ErrForbidden, v, m.Name, m.EntryMax)
 	}

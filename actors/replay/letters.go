@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dunlin-iot/dunlin"
+	"github.com/dunlin-iot/dunlin/entry"
 )
 
 // Bounds of a change that the owner of a letter's shard makes.
@@ -163,6 +164,9 @@ func (s *Service) serveDrop(ctx context.Context, body []byte) error {
 }
 
 func (s *Service) dropHere(ctx context.Context, sh dunlin.ShardID, dev dunlin.DeviceKey, key string) error {
+	if v := s.cfg.EntryVersion; v != nil && v() < entry.VersionEffects {
+		return fmt.Errorf("%w: dead letters stay until every node of the cluster has been upgraded", dunlin.ErrUnavailable)
+	}
 	return s.deps.Updates.Update(ctx, sh, &dev, func(dunlin.Time, *dunlin.DeviceState) ([]dunlin.Put, error) {
 		return []dunlin.Put{{Table: dunlin.TableDeadLetters, Key: key}}, nil
 	})

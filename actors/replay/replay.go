@@ -74,8 +74,10 @@ type Config struct {
 	PollMax     time.Duration // a node's back-test that nobody asks about for so long ends; default 15 s
 	LetterMax   time.Duration // to wait for a dead letter's new turn; default 10 s
 
-	Clock func() dunlin.Time // nil: the system's
-	Log   *slog.Logger       // nil: none
+	// EntryVersion is what every node of the cluster reads: before entry.VersionEffects, no letter can be deleted. nil: the newest.
+	EntryVersion func() uint32
+	Clock        func() dunlin.Time // nil: the system's
+	Log          *slog.Logger       // nil: none
 }
 
 func (c *Config) complete() error {
