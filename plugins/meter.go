@@ -26,7 +26,7 @@ const (
 	sliceMost  = 500_000 // units: 70 to 130 µs, 5 ms where each instruction misses every cache
 	sliceLeast = 5_000
 	sliceTime  = 100 * time.Microsecond // what a slice is to take, as far as the one before tells
-	sliceGrow  = 4                      // times the one before
+	sliceGrow  = 8                      // times the one before
 	// nanosWorst is what a unit takes at worst, nanosUsual in compiled code: what a slice is taken for that was not measured.
 	nanosWorst = 10
 	nanosUsual = 0.25
@@ -34,11 +34,14 @@ const (
 	nanosOwed = 1.5
 	// sampled is how many short calls of a plugin pass between two that are measured all the same.
 	sampled = 16
-	// pauseEvery is how often a call lets others run; a pause of less than pauseShort was none.
-	pauseEvery = 50 * time.Microsecond
+	// pauseEvery is how often a call lets others run: it wakes another thread, which takes some 10 µs. A pause of less than
+	// pauseShort was none.
+	pauseEvery = 200 * time.Microsecond
 	pauseShort = 5 * time.Microsecond
 	// doubt is what a slice counts at most whose time is the clock's alone: the operating system may have interrupted it.
-	doubt = 2 * time.Millisecond
+	doubt = time.Millisecond
+	// brief is how long a call is measured by the clock alone: to ask for the thread's time takes up to a microsecond.
+	brief = 100 * time.Microsecond
 )
 
 // meter measures an instance's calls.
@@ -53,7 +56,7 @@ type meter struct {
 	spent   time.Duration // before the slice
 	at      time.Duration // the clock at the beginning of the slice, if timed
 	yielded time.Duration // the clock when others could run
-	cpu     time.Duration // the thread's time at the beginning of the slice; 0: not asked for, which takes a microsecond
+	cpu     time.Duration // the thread's time at the beginning of the slice; 0: not asked for
 	timed   bool
 	over    bool // none was left
 }
@@ -83,7 +86,10 @@ func (m *meter) refill(counter int64) int64 {
 	units := m.granted - counter
 	m.burnt += units
 	m.granted = counter
-	now, cpu := m.clock(), threadTime()
+	now, cpu := m.clock(), time.Duration(0)
+	if m.cpu > 0 {
+		cpu = threadTime()
+	}
 	took, grow := time.Duration(float64(units)*nanosUsual), int64(1) // of a first slice that isn't timed
 	if m.timed {
 		took, grow = m.passed(now, cpu), sliceGrow
@@ -101,9 +107,12 @@ func (m *meter) refill(counter int64) int64 {
 		m.pause(m.spent)
 		m.yielded = m.clock()
 		if m.yielded-now > pauseShort { // perhaps on another thread
-			cpu = threadTime()
+			cpu = 0
 		}
 		now = m.yielded
+	}
+	if cpu == 0 && m.spent >= brief {
+		cpu = threadTime()
 	}
 	m.at, m.cpu = now, cpu
 	slice := min(int64(float64(sliceTime)*float64(units)/float64(max(took, 1))), grow*units, sliceMost, int64(left)/nanosWorst)

@@ -91,6 +91,17 @@ func (h *Host) load(ctx context.Context, m *module, wasm []byte) error {
 
 // parse reads a module and refuses what can't be a plugin, without running any of it.
 func (h *Host) parse(wasm []byte) (*fuel.Module, error) {
+	m, err := h.inspect(wasm)
+	if e, ok := errors.AsType[*dunlin.ModuleError](err); ok && len(e.Detail) > refusalBytesMax { // it may tell a name of a megabyte
+		err = &dunlin.ModuleError{Check: e.Check, Detail: cleanText([]byte(e.Detail), refusalBytesMax) + "…"}
+	}
+	return m, err
+}
+
+// refusalBytesMax bounds what is said against a module.
+const refusalBytesMax = 2 << 10
+
+func (h *Host) inspect(wasm []byte) (*fuel.Module, error) {
 	if n := len(wasm); n > h.cfg.Limits.ModuleBytes {
 		return nil, &dunlin.ModuleError{Check: "size", Detail: fmt.Sprintf(
 			"the module has %d bytes, at most %d are allowed; strip it (Go: -ldflags=\"-s -w\")", n, h.cfg.Limits.ModuleBytes)}
