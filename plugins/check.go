@@ -70,14 +70,22 @@ func (h *Host) Check(ctx context.Context, wasm []byte) (*Report, error) {
 		return nil, err
 	}
 	rep.CallMS = h.cfg.Limits.CallTime.Seconds() * 1000
-	var t1 turn
-	t1.flow = h.gate.flow("", "", 0) // uploads share a turn with each other
-	if err := h.gate.enter(&t1); err != nil {
+	leave, err := h.admit()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return rep, h.dryRun(rep, mod)
+}
+
+// admit waits for the turn of what runs plugins for no domain: uploads and trials share one. Close waits for it.
+func (h *Host) admit() (leave func(), err error) {
+	t := &turn{flow: h.gate.flow("", "", 0)}
+	if err := h.gate.enter(t); err != nil {
 		return nil, err
 	}
 	began := h.clock()
-	defer func() { h.gate.leave(&t1, h.clock()-began, 0) }()
-	return rep, h.dryRun(rep, mod)
+	return func() { h.gate.leave(t, h.clock()-began, 0) }, nil
 }
 
 func (h *Host) dryRun(rep *Report, mod *module) error {

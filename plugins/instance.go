@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 	"unsafe"
@@ -79,9 +80,12 @@ func (h *Host) start(m *module, config []byte, now dunlin.Time) (*instance, erro
 	return in, nil
 }
 
+// yield lets other goroutines run while an instance starts.
+func yield(time.Duration) { runtime.Gosched() }
+
 // instantiate makes an instance and runs its start functions; the time to start has begun.
 func (h *Host) instantiate(m wazero.CompiledModule, now dunlin.Time) (*instance, error) {
-	in := &instance{limits: &h.cfg.Limits, random: 0x64756e6c696e, meter: meter{clock: h.clock}}
+	in := &instance{limits: &h.cfg.Limits, random: 0x64756e6c696e, meter: meter{clock: h.clock, pause: yield}}
 	in.ctx.in = in
 	in.setClock(now)
 	// Anonymous, so that a module can have many instances; start functions are called below, with fuel.

@@ -332,14 +332,13 @@ func (h *Host) TryConfig(ctx context.Context, st *dunlin.Stage) error {
 	if err != nil {
 		return err
 	}
+	leave, err := h.admit()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	in, err := h.start(m, st.Config, h.cfg.Now())
 	if err != nil {
-		h.mu.RLock()
-		closed := h.mu.closed
-		h.mu.RUnlock()
-		if closed { // modules go with the runtime: what start says then is not the plugin's
-			return errClosed
-		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

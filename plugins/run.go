@@ -128,7 +128,7 @@ func (r *run) crossing(works []*dunlin.Work) (used time.Duration, inputs int, er
 	inputs = r.w.encode(in, r.now, works)
 	in.meter.pause = r.paused
 	out, burnt, took, err := in.call(r.w.frame, r.now, p.cost.sample() || inputs >= sampled)
-	in.meter.pause = nil
+	in.meter.pause = yield
 	if err == nil {
 		err = r.w.decode(out, works, r.now, r.allow)
 	}

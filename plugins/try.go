@@ -27,6 +27,11 @@ func (h *Host) TryStates(ctx context.Context, st *dunlin.Stage, works []*dunlin.
 	if err != nil {
 		return err
 	}
+	leave, err := h.admit()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	in, err := h.start(m, st.Config, now)
 	if err != nil {
 		return err
