@@ -12,7 +12,7 @@ SEED    ?= 1
 FUZZ    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build plugins sdk-go sdk-rust sdk-c sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-rooms clean
+.PHONY: help build plugins sdk-go sdk-rust sdk-c sdk-assemblyscript dev test lint race fuzz crash sim nemesis bench bench-cluster bench-plugins bench-rooms clean
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,8 @@ lint: ## formatting, vet, staticcheck, the house's order
 	$(GO) vet ./...
 	@# it does not know go:wasmexport, so the guests' side is left to vet
 	"$$($(GO) tool -n staticcheck)" $$($(GO) list ./... | grep -v /sdk/go)
-	GOOS=wasip1 GOARCH=wasm $(GO) vet ./sdk/go/ ./sdk/go/examples/...
+	GOOS=wasip1 GOARCH=wasm $(GO) vet ./sdk/go/ ./sdk/go/examples/... ./sdk/go/builtin/...
+	cd bench/plugins && $(GO) vet -mod=mod ./... # a module of its own, so that what it compares with stays out of the runtime's
 	$(GO) test ./internal/house
 
 race: plugins ## the suite with the race detector (needs a C compiler)
@@ -84,6 +85,11 @@ bench: build ## the runtime beside the floor, then its rooms alone; about 15 min
 bench-cluster: build ## three nodes: durable rates, failover, idling, a fourth node; about 15 minutes
 	$(GO) build -o bin/bench-cluster ./bench/cluster
 	./bin/bench-cluster -dunlin bin/dunlin $(ARGS)
+
+bench-plugins: build sdk-go ## what plugins cost, by language and beside scripts; a greedy domain beside a quiet one; 8 minutes (the SDKs that were built)
+	cd bench/plugins && $(GO) build -mod=mod -o ../../bin/bench-plugins .
+	./bin/bench-plugins -dunlin bin/dunlin $(ARGS)
+	$(GO) test -run '^$$' -bench Backtest -benchtime 1x ./actors/replay
 
 bench-rooms: plugins ## shard engine, log host, plugin crossing, codecs, bytes per reading; 3 minutes
 	$(GO) test -run '^$$' -bench 'Directory|Turn|Device' -benchtime 1s ./actors
