@@ -39,7 +39,7 @@ func (w *world) attacker(t *testing.T, to *testNode, node dunlin.NodeID, secret 
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := grpc.Dial(to.Addr(), grpc.WithTransportCredentials(credentials.NewTLS(client))) //nolint:staticcheck // as remote does
+	conn, err := grpc.NewClient("passthrough:///"+to.Addr(), grpc.WithTransportCredentials(credentials.NewTLS(client)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestStrangersStayOut(t *testing.T) {
 		"no certificate":  {InsecureSkipVerify: true, NextProtos: []string{"h2"}},
 		"another cluster": func() *tls.Config { _, c, _ := keys.NewSecret().TLS(9, "x", "c2"); return c }(),
 	} {
-		conn, err := grpc.Dial(a.Addr(), grpc.WithTransportCredentials(credentials.NewTLS(creds))) //nolint:staticcheck // as remote does
+		conn, err := grpc.NewClient("passthrough:///"+a.Addr(), grpc.WithTransportCredentials(credentials.NewTLS(creds)))
 		if err != nil {
 			t.Fatal(err)
 		}
