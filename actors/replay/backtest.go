@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -129,10 +130,13 @@ func (s *Service) candidate(ctx context.Context, t *task, b *dunlin.Backtest, mo
 	case module != nil && b.Rules != nil:
 		return fmt.Errorf("%w: the candidate is a module or rules, not both", dunlin.ErrInvalid)
 	case module != nil:
-		st.Hash = sha256.Sum256(module)
+		st.Hash, t.brought = sha256.Sum256(module), true
 	case b.Rules != nil:
 		st.Rules, st.Config, st.Name = compact(b.Rules), nil, ""
 		st.Hash = sha256.Sum256(st.Rules)
+		if sameJSON(st.Rules, deployed.Rules) { // what is kept may be written in another way
+			st.Rules, st.Hash = deployed.Rules, deployed.Hash
+		}
 	case b.Plugin == "" && b.Version == "" && deployed.Rules != nil:
 		st.Rules, st.Hash = deployed.Rules, deployed.Hash
 	case st.Name == "":
@@ -150,6 +154,11 @@ func (s *Service) candidate(ctx context.Context, t *task, b *dunlin.Backtest, mo
 	t.candidate = st
 	t.exact = st.Hash == deployed.Hash && string(compact(st.Config)) == string(compact(deployed.Config)) && string(st.Rules) == string(compact(deployed.Rules))
 	return nil
+}
+
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 // versionOf finds a version of a plugin by its name, its hash or the beginning of that.

@@ -110,7 +110,7 @@ func (d *diff) settle(p *period, now dunlin.Time, end bool, key dunlin.DeviceKey
 			d.pair(p, c, pair[0], pair[1], key)
 			return true
 		})
-		if c.open[0] != nil || c.open[1] != nil || len(c.pairs) > 0 || len(c.waiting[0]) > 0 || len(c.waiting[1]) > 0 {
+		if !end && (c.open[0] != nil || c.open[1] != nil || len(c.pairs) > 0 || len(c.waiting[0]) > 0 || len(c.waiting[1]) > 0) {
 			kept = append(kept, *c)
 		}
 	}

@@ -296,7 +296,7 @@ func (w *rewind) tell(it *dunlin.FeedItem, a *again, before map[uint8][]byte) {
 	}
 	if int(st.Stage) < len(w.repeat.pipeline) {
 		now := &w.repeat.pipeline[st.Stage]
-		x.Name, x.Plugin, x.Config, x.Rules = now.Plugin, now.Name, slices.Clone(now.Config), slices.Clone(now.Rules)
+		x.Name, x.Plugin, x.Config, x.Rules = now.Plugin, now.Name, slices.Clone(compact(now.Config)), slices.Clone(now.Rules)
 	}
 }
 

@@ -34,7 +34,7 @@ func TestExplain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !x.Same || len(x.Again) == 0 || x.Again[0].ID() != a.ID() || x.Version != "1.2.3" || x.Name != "fickle" || string(x.Config) != `{"above": 9}` {
+		if !x.Same || len(x.Again) == 0 || x.Again[0].ID() != a.ID() || x.Version != "1.2.3" || x.Name != "fickle" || string(x.Config) != `{"above":9}` {
 			t.Errorf("%s: %+v", a.ID(), x)
 		}
 		in := &x.Inputs[x.Input]

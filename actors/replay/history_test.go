@@ -2,6 +2,7 @@ package replay
 
 import (
 	"testing"
+	"time"
 
 	"github.com/dunlin-iot/dunlin"
 )
@@ -14,7 +15,7 @@ func TestDeployedVersionRepeatsHistory(t *testing.T) {
 	w.days(0, 1, 6, true)
 	w.archive()
 	w.days(1, 2, 6, true)
-	w.pass(1)
+	w.pass(time.Second)
 	rep := w.backtest(w.service(Config{}), dunlin.Backtest{Since: worldStart}, nil)
 	t.Log(summary(rep))
 	if rep.Mode != dunlin.BacktestExact || rep.Exact == nil || rep.Exact.Different != 0 || rep.Exact.Turns < 15_000 {
@@ -35,7 +36,7 @@ func TestCandidates(t *testing.T) {
 	w.stage("fickle", module(t), `{"above": 9}`)
 	w.days(0, 1, 4, false)
 	w.days(1, 2, 2, false)
-	w.pass(1)
+	w.pass(time.Second)
 	s := w.service(Config{})
 	all := uint64(w.alerts())
 	for _, c := range []struct {

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,8 +28,11 @@ const callVersion = 1
 // answerBytesMax bounds an answer: a list of devices that is larger is made shorter.
 const answerBytesMax = 4 << 20
 
-// startMax bounds the start of a back-test elsewhere, with the way of its module.
-const startMax = 30 * time.Second
+// Bounds of starting a back-test elsewhere: with the way of its module, and while the node is busy.
+const (
+	startMax = 30 * time.Second
+	busyMax  = 3 * time.Second
+)
 
 // order asks another node to run a back-test on some shards.
 type order struct {
@@ -131,11 +135,9 @@ func (s *Service) places(shards []dunlin.ShardID) (here []dunlin.ShardID, there 
 
 // ask has another node run a part, and follows it. A node that can't be reached leaves its shards out.
 func (s *Service) ask(ctx context.Context, p *part, b *dunlin.Backtest, t *task) (*tally, error) {
-	o := order{Version: callVersion, Backtest: *b, Hash: t.candidate.Hash, Fetch: t.candidate.Rules == nil, ByTurn: t.byTurn, Exact: t.exact, Shards: p.shards}
+	o := order{Version: callVersion, Backtest: *b, Hash: t.candidate.Hash, Fetch: t.brought, ByTurn: t.byTurn, Exact: t.exact, Shards: p.shards}
 	var tk ticket
-	start, cancel := context.WithTimeout(ctx, startMax)
-	err := s.call(start, p.node, methodStart, o, &tk)
-	cancel()
+	err := s.start(ctx, p.node, &o, &tk)
 	if err != nil {
 		p.excused = ctx.Err() == nil && errors.Is(err, dunlin.ErrUnavailable)
 		return nil, fmt.Errorf("node %s: %w", p.node, err)
@@ -178,6 +180,18 @@ func (s *Service) ask(ctx context.Context, p *part, b *dunlin.Backtest, t *task)
 	}
 }
 
+// start begins a back-test elsewhere. A node that is busy may be done with what was stopped in a moment.
+func (s *Service) start(ctx context.Context, node dunlin.NodeID, o *order, tk *ticket) error {
+	ctx, cancel := context.WithTimeout(ctx, startMax)
+	defer cancel()
+	for waited := time.Duration(0); ; waited += s.cfg.PollEvery {
+		err := s.call(ctx, node, methodStart, o, tk)
+		if !errors.Is(err, dunlin.ErrOverloaded) || waited > busyMax || !pause(ctx, s.cfg.PollEvery) {
+			return err
+		}
+	}
+}
+
 // pollsMax is how many questions in a row may go without an answer.
 const pollsMax = 8
 
@@ -195,11 +209,13 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // call asks a node something in JSON.
 func (s *Service) call(ctx context.Context, to dunlin.NodeID, method string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false) // rules keep their hash
+	if err := enc.Encode(in); err != nil {
 		return err
 	}
-	reply, err := s.deps.Caller.Call(ctx, to, method, body)
+	reply, err := s.deps.Caller.Call(ctx, to, method, body.Bytes())
 	if err != nil || out == nil {
 		return err
 	}

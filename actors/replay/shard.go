@@ -23,6 +23,7 @@ type task struct {
 	index     int            // of the stage
 	pipeline  []dunlin.Stage // as it is deployed
 	candidate dunlin.Stage
+	brought   bool        // the candidate's module came with the question
 	begin     dunlin.Time // of the warm-up
 	period    period
 	listMax   int // devices that are listed

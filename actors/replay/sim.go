@@ -16,7 +16,7 @@ const (
 	roomMin      = 64   // inputs of the first crossing, and at least
 	inputsMaxAll = 1024 // of one device's step, whatever its turns have
 	triesMax     = 2    // of a step that failed by chance, after the first
-	checkAll     = 100  // so many steps are tried turn by turn at first
+	checkAll     = 32   // so many steps are tried turn by turn at first
 	checkEvery   = 128  // and one of so many later
 )
 
