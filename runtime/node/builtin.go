@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -32,9 +33,6 @@ func (n *Node) offer(ctx context.Context, module func(name string) ([]byte, erro
 		if _, owner := n.directory.Owned(dunlin.MetaShard); owner {
 			left = slices.DeleteFunc(left, func(name string) bool { return n.bring(ctx, name, module) })
 		}
-		if len(left) == 0 {
-			tick.Stop()
-		}
 		// Where the pipeline was changed the module is compiled. All other nodes may have to run it, too.
 		for _, h := range n.registry.BuiltIn() {
 			if !slices.Contains(prepared, h) {
@@ -47,6 +45,10 @@ func (n *Node) offer(ctx context.Context, module func(name string) ([]byte, erro
 			return nil
 		case <-changed:
 		case <-tick.C:
+			if len(left) == 0 {
+				debug.FreeOSMemory() // the module went through memory: an idle node would keep that for minutes
+				tick.Stop()
+			}
 		}
 	}
 }
