@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/dunlin-iot/dunlin"
@@ -122,5 +123,31 @@ func TestAPluginIsToldOfItsDevice(t *testing.T) {
 	n.close()
 	if len(told) != 1 || told[0] != `{"event":"changed","domain":"cold","labels":{"hall":"north"}}` {
 		t.Errorf("told %q", told)
+	}
+}
+
+// TestStagesSeeWhatTheySay: derived readings of all stages before, of some, or of none.
+func TestStagesSeeWhatTheySay(t *testing.T) {
+	seen := map[int][]string{}
+	n := open(t, newStore(), func(n *node, _ *Config) {
+		n.rules["chain"] = &device.Rules{Domain: "chain", Register: true, Stages: []dunlin.Stage{
+			{Plugin: "a"}, {Plugin: "b"}, {Plugin: "c", Sees: []int{1}}, {Plugin: "d", Sees: []int{}}, {Plugin: "e"}}}
+		n.plugin.f = func(_ dunlin.DomainID, stage int, _ dunlin.Time, w *dunlin.Work) {
+			for _, r := range w.Inputs[0].Records {
+				seen[stage] = append(seen[stage], r.Metric)
+			}
+			if stage < 3 {
+				w.Outcome.Records = []dunlin.Record{{Metric: string(rune('a' + stage)), Kind: dunlin.Number, Num: 1}}
+			}
+		}
+	})
+	defer n.close()
+	if r := n.one(uplinkIn("chain", "d1", 1, nil)); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	for stage, want := range []string{"[temperature]", "[temperature a]", "[temperature b]", "[temperature]", "[temperature a b c]"} {
+		if got := fmt.Sprint(seen[stage]); got != want {
+			t.Errorf("stage %d sees %s, want %s", stage, got, want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dunlin-iot/dunlin"
@@ -144,4 +145,61 @@ func TestABadVersionIsReplaced(t *testing.T) {
 	if out := n.run("get", "deadletters", "-o", "json"); strings.Contains(out, p.Hash.String()) {
 		t.Errorf("the version that took over fails, too:\n%s", out)
 	}
+}
+
+// TestPluginDevFollowsSaves: each save is built, tested and uploaded; one whose cases fail leaves the node as it is.
+func TestPluginDevFollowsSaves(t *testing.T) {
+	n := start(t, "dev", "--sim", "0")
+	dir := filepath.Join(t.TempDir(), "guard")
+	n.run("plugin", "new", dir, "--lang", "go")
+	var out, said lines
+	cmd := exec.CommandContext(t.Context(), binary, "plugin", "dev", dir)
+	cmd.Env = append(os.Environ(), "DUNLIN_SERVER="+n.HTTP)
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }()
+	defer func() { _ = cmd.Process.Signal(os.Interrupt) }()
+	until(t, "the first build runs", func() bool { return strings.Count(out.String(), "guard runs ") == 1 })
+	first := n.plugin("guard").Hash
+	save := func(file, from, to string) {
+		path := filepath.Join(dir, file)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), from) {
+			t.Fatalf("%s has no %q", file, from)
+		}
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save("dunlin.yaml", "version: 0.1.0", "version: 0.1.1")
+	until(t, "a save runs", func() bool { return n.plugin("guard").Hash != first })
+	second := n.plugin("guard").Hash
+	save("tests/settings.yaml", "raised: true", "raised: false")
+	until(t, "a failed case is told", func() bool { return strings.Contains(said.String(), "cases failed; the node goes on with what it has") })
+	if got := n.plugin("guard").Hash; got != second {
+		t.Errorf("%s runs after a failed case, want %s", got, second)
+	}
+}
+
+// lines is what a process prints, read while it does.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
