@@ -106,7 +106,7 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 // BenchmarkBacktest runs the threshold plugin of each language that is built over a recording of 1,000 devices that report each
-// minute, for a day, or as many days as DUNLIN_REPLAY_DAYS says.
+// minute, for a day, or as many days as DUNLIN_REPLAY_DAYS says; and the deployed one, exactly and turn by turn.
 func BenchmarkBacktest(b *testing.B) {
 	langs := []struct{ name, file string }{{"c", "../../sdk/c/build/threshold.wasm"},
 		{"rust", "../../sdk/rust/target/wasm32-unknown-unknown/release/threshold.wasm"}, {"assemblyscript", "../../sdk/assemblyscript/build/threshold.wasm"},
@@ -114,7 +114,13 @@ func BenchmarkBacktest(b *testing.B) {
 	if _, err := fickle(); err != nil {
 		b.Fatal(err)
 	}
-	deployed := dunlin.ModuleHash(sha256.Sum256([]byte("deployed")))
+	var running []byte // what is deployed: the first one that is built
+	for i := len(langs) - 1; i >= 0; i-- {
+		if wasm, err := os.ReadFile(langs[i].file); err == nil {
+			running = wasm
+		}
+	}
+	deployed := dunlin.ModuleHash(sha256.Sum256(running))
 	days := benchDays()
 	db, err := store.Open(store.Config{Dir: filepath.Join(b.TempDir(), "data"), Identity: store.Identity{Cluster: "c", Node: "n", Shards: benchShards},
 		ShardOf: benchShardOf, ArchiveAge: -1, ArchiveBytes: -1})
@@ -125,7 +131,7 @@ func BenchmarkBacktest(b *testing.B) {
 	began := time.Now()
 	readings := record(b, db, deployed, days)
 	b.Logf("recorded %d readings in %v", readings, time.Since(began))
-	w := &world{t: b, modules: map[dunlin.ModuleHash][]byte{}, domain: &dunlin.Domain{Tenant: "default", ID: "d"}, plugins: map[string]*dunlin.Plugin{}}
+	w := &world{t: b, modules: map[dunlin.ModuleHash][]byte{deployed: running}, domain: &dunlin.Domain{Tenant: "default", ID: "d"}, plugins: map[string]*dunlin.Plugin{"threshold": {Name: "threshold", Hash: deployed}}}
 	w.rules = &device.Rules{Tenant: "default", Domain: "d", Stages: []dunlin.Stage{{Plugin: "threshold", Name: "threshold", Hash: deployed, Config: []byte(`{}`)}}}
 	s, err := New(Config{Shards: benchShards, ShardOf: benchShardOf}, Deps{Registry: w, Module: w.module,
 		Past: func(sh dunlin.ShardID, since dunlin.Time, states bool) (Reader, error) {
@@ -137,31 +143,56 @@ func BenchmarkBacktest(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	query := func() dunlin.Backtest {
+		return dunlin.Backtest{Domain: "d", Since: worldStart, Until: worldStart + dunlin.Time(days)*86_400e6}
+	}
+	run := func(name string, backtest func() (*dunlin.BacktestReport, error)) {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				cpu, began := cpuTime(b), time.Now()
+				rep, err := backtest()
+				if err != nil {
+					b.Fatal(err)
+				}
+				spent, took := cpuTime(b)-cpu, time.Since(began)
+				var mem runtime.MemStats
+				runtime.ReadMemStats(&mem)
+				b.ReportMetric(float64(spent.Nanoseconds())/float64(rep.Readings), "cpu-ns/reading")
+				b.ReportMetric(float64(rep.Readings)/took.Seconds(), "readings/s")
+				b.ReportMetric(43.2e6/float64(rep.Readings)*took.Seconds(), "s/43.2M")
+				b.ReportMetric(float64(mem.HeapInuse)/1e6, "heap-MB")
+				b.Log(summary(rep))
+				if int(rep.Readings) != readings || name != "go" && (rep.Alerts.Same != rep.Alerts.Recorded || rep.Alerts.Added > 0 || rep.Alerts.Same == 0) {
+					b.Error("another result")
+				}
+			}
+		})
+	}
 	for _, lang := range langs {
 		wasm, err := os.ReadFile(lang.file)
 		if err != nil {
 			b.Logf("%s is not built", lang.file)
 			continue
 		}
-		b.Run(lang.name, func(b *testing.B) {
-			for b.Loop() {
-				cpu := cpuTime(b)
-				rep, err := s.Backtest(b.Context(), dunlin.Backtest{Domain: "d", Since: worldStart, Until: worldStart + dunlin.Time(days)*86_400e6}, wasm, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
-				spent := cpuTime(b) - cpu
-				var mem runtime.MemStats
-				runtime.ReadMemStats(&mem)
-				b.ReportMetric(float64(spent.Nanoseconds())/float64(rep.Readings), "cpu-ns/reading")
-				b.ReportMetric(float64(rep.Readings)/time.Duration(rep.Took).Seconds(), "readings/s")
-				b.ReportMetric(43.2e6/float64(rep.Readings)*spent.Seconds()/2, "s-of-2-cores/43.2M")
-				b.ReportMetric(float64(mem.HeapInuse)/1e6, "heap-MB")
-				b.Log(summary(rep))
-				if int(rep.Readings) != readings || lang.name != "go" && (rep.Alerts.Same != rep.Alerts.Recorded || rep.Alerts.Added > 0 || rep.Alerts.Same == 0) {
-					b.Error("another result")
-				}
-			}
+		run(lang.name, func() (*dunlin.BacktestReport, error) {
+			q := query()
+			q.Config = []byte(`{"above": 8.0}`) // another configuration that says the same
+			return s.Backtest(b.Context(), q, wasm, nil)
 		})
 	}
+	run("exact", func() (*dunlin.BacktestReport, error) { return s.Backtest(b.Context(), query(), nil, nil) })
+	run("by-turn", func() (*dunlin.BacktestReport, error) {
+		q := query()
+		q.Config = []byte(`{"above": 8.0}`)
+		t, err := s.plan(b.Context(), &q, nil)
+		if err != nil {
+			return nil, err
+		}
+		t.byTurn = true
+		k, _, err := s.round(b.Context(), &q, t, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		return &dunlin.BacktestReport{Mode: t.mode(), Readings: k.readings, Alerts: k.alerts}, nil
+	})
 }
