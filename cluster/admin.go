@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -49,8 +50,10 @@ func (c *Cluster) MembersSeen() []dunlin.Member {
 		}
 		m.Alive = c.Alive(m.ID)
 		if c.net != nil {
-			if s, ok := c.net.Seen(m.ID); ok { // newer than the row
-				m.Peer, m.Calls, m.HTTP = s.Peer, s.Calls, s.HTTP
+			// What gossip says is newer than the row, once it says something: a node that starts is seen before it has all its
+			// addresses, and most often gets those that it had.
+			if s, ok := c.net.Seen(m.ID); ok {
+				m.Peer, m.Calls, m.HTTP = cmp.Or(s.Peer, m.Peer), cmp.Or(s.Calls, m.Calls), cmp.Or(s.HTTP, m.HTTP)
 			}
 		}
 		out = append(out, m.Member)

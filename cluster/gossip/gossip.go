@@ -176,7 +176,7 @@ func (g *Gossip) memberlistConfig() (*memberlist.Config, error) {
 	c.Logger = g.log.logger()
 	c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult = g.cfg.ProbeInterval, g.cfg.ProbeTimeout, g.cfg.SuspicionMult
 	c.GossipInterval = 100 * time.Millisecond
-	c.PushPullInterval = 10 * time.Second
+	c.PushPullInterval = 3 * time.Second // what datagrams lost, such as a started node's addresses, is made good by this
 	c.TCPTimeout = 3 * time.Second
 	c.EnableCompression = false // messages are small
 	// A node that is dead gives its name free at once: what came back under it may have another address.
