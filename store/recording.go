@@ -19,6 +19,7 @@ type Recording struct {
 	next  uint64
 	end   uint64 // position at which it ends: the head when it began
 	began dunlin.Time
+	first uint64 // the oldest index that is kept
 	since dunlin.Time
 	log   bool // before the archive
 	pack  *packer
@@ -53,6 +54,9 @@ func (r *Recording) seek() error {
 		if r.began == 0 && s.entries > 0 {
 			r.began = s.from
 		}
+		if r.first == 0 {
+			r.first = s.first
+		}
 		last = s.last
 		if s.to < r.since {
 			return true
@@ -60,6 +64,9 @@ func (r *Recording) seek() error {
 		r.next, found = s.first, true
 		return false
 	})
+	if r.first == 0 {
+		r.first = r.j.log.span(r.shard).first
+	}
 	if err != nil || found {
 		return err
 	}
@@ -68,8 +75,8 @@ func (r *Recording) seek() error {
 }
 
 // Begins returns the time of the oldest entry that the shard keeps, as far as is known: 0 if none was archived and nothing
-// has been read yet.
-func (r *Recording) Begins() dunlin.Time { return r.began }
+// has been read yet. whole: there never was an older one.
+func (r *Recording) Begins() (at dunlin.Time, whole bool) { return r.began, r.first == 1 }
 
 // Next appends the entries that follow to items: those of one segment of the archive, or a piece of the log. They stay as
 // they are until Reset. The error is io.EOF behind the last.

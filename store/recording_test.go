@@ -75,8 +75,8 @@ func TestRecordingIsTheJournal(t *testing.T) {
 		if n != len(want) {
 			t.Fatalf("got %d entries, want %d", n, len(want))
 		}
-		if r.Begins() != times[0] {
-			t.Fatalf("begins at %s, want %s", r.Begins(), times[0])
+		if at, whole := r.Begins(); at != times[0] || !whole {
+			t.Fatalf("begins at %s, whole %t, want %s", at, whole, times[0])
 		}
 		return n
 	}

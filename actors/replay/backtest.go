@@ -50,7 +50,7 @@ func (s *Service) Backtest(ctx context.Context, b dunlin.Backtest, module []byte
 		return nil, fmt.Errorf("back-test: %w", err)
 	}
 	rep := &dunlin.BacktestReport{Domain: b.Domain, Stage: t.candidate.Plugin, Mode: t.mode(), Candidate: t.candidate.Hash, Against: "recorded",
-		Deployed: k.deployed, Since: t.period.since, Until: t.period.until, Reaches: k.reaches, Devices: k.devicesSeen, Turns: k.turns, Inputs: k.inputs,
+		Deployed: k.deployed, Since: t.period.since, Until: t.period.until, Reaches: cmp.Or(k.reaches, k.born), Devices: k.devicesSeen, Turns: k.turns, Inputs: k.inputs,
 		Readings: k.readings, Alerts: k.alerts, ByDevice: k.devices, Cost: k.costs.BacktestCost, Failures: k.costs.worst(), Exact: k.exact,
 		Took: dunlin.Duration(s.cfg.Clock().Sub(began)), Missing: missing}
 	if t.rerun() {

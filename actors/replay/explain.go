@@ -199,7 +199,7 @@ func (w *rewind) find(ctx context.Context, rd Reader) (*dunlin.Explanation, erro
 
 func (w *rewind) lost(rd Reader, why string) error {
 	reaches := "nothing is kept"
-	if b := rd.Begins(); b != 0 {
+	if b, _ := rd.Begins(); b != 0 {
 		reaches = "what is kept of its shard begins at " + b.String()
 	}
 	return fmt.Errorf("%w: %s: it was raised at %s, and %s", dunlin.ErrCursorLost, why, w.alert.RaisedAt, reaches)

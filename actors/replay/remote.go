@@ -74,19 +74,20 @@ type wireTally struct {
 	Failures []dunlin.BacktestFailure  `json:"failures,omitempty"`
 	Deployed []dunlin.ModuleHash       `json:"deployed,omitempty"`
 	Reaches  int64                     `json:"reaches"`
+	Born     int64                     `json:"born"`
 	Exact    *dunlin.BacktestExactness `json:"exact,omitempty"`
 }
 
 func (k *tally) wire() *wireTally {
 	w := &wireTally{Alerts: k.alerts, Devices: k.devices, Seen: k.devicesSeen, Turns: k.turns, Inputs: k.inputs, Readings: k.readings,
-		Cost: k.costs.BacktestCost, Failures: k.costs.worst(), Deployed: k.deployed, Reaches: int64(k.reaches), Exact: k.exact}
+		Cost: k.costs.BacktestCost, Failures: k.costs.worst(), Deployed: k.deployed, Reaches: int64(k.reaches), Born: int64(k.born), Exact: k.exact}
 	w.Cost.Nanos = k.costs.nanos
 	return w
 }
 
 func (w *wireTally) tally() *tally {
 	k := &tally{alerts: w.Alerts, devices: w.Devices, devicesSeen: w.Seen, turns: w.Turns, inputs: w.Inputs, readings: w.Readings,
-		costs: costs{BacktestCost: w.Cost, nanos: w.Cost.Nanos}, deployed: w.Deployed, reaches: dunlin.Time(w.Reaches), exact: w.Exact}
+		costs: costs{BacktestCost: w.Cost, nanos: w.Cost.Nanos}, deployed: w.Deployed, reaches: dunlin.Time(w.Reaches), born: dunlin.Time(w.Born), exact: w.Exact}
 	for _, f := range w.Failures {
 		k.costs.add(f)
 	}

@@ -38,8 +38,8 @@ type Reader interface {
 	Next(items []dunlin.FeedItem) ([]dunlin.FeedItem, error)
 	// Reset takes the memory of what Next returned back.
 	Reset()
-	// Begins returns the time of the oldest entry that is kept; 0: not known.
-	Begins() dunlin.Time
+	// Begins returns the time of the oldest entry that is kept, 0 if that is not known, and whether there never was an older one.
+	Begins() (at dunlin.Time, whole bool)
 	// Close ends it.
 	Close()
 }

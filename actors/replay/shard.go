@@ -141,7 +141,11 @@ func (r *shardRun) run(ctx context.Context, rd Reader) error {
 		}
 		items = items[:0] // they are fed; what they point to stays until Reset
 		if end {
-			r.tally.reaches = rd.Begins()
+			if at, whole := rd.Begins(); whole {
+				r.tally.born = at
+			} else {
+				r.tally.reaches = at
+			}
 			return r.finish()
 		}
 	}
@@ -328,7 +332,8 @@ type tally struct {
 	readings    uint64
 	costs       costs
 	deployed    []dunlin.ModuleHash
-	reaches     dunlin.Time // 0: nothing is kept
+	reaches     dunlin.Time // the oldest entry of the shard that has lost older ones and keeps least; 0: none has
+	born        dunlin.Time // the first entry of those that have lost nothing; 0: there are none
 	exact       *dunlin.BacktestExactness
 
 	told struct{ inputs, readings, alerts, failed uint64 }
@@ -374,8 +379,9 @@ func (k *tally) merge(o *tally, most int) {
 	for _, h := range o.deployed {
 		k.runs(h)
 	}
-	if o.reaches != 0 {
-		k.reaches = max(k.reaches, o.reaches)
+	k.reaches = max(k.reaches, o.reaches)
+	if o.born != 0 && (k.born == 0 || o.born < k.born) {
+		k.born = o.born
 	}
 	if o.exact == nil {
 		return
