@@ -14,6 +14,7 @@ func TestDeployedVersionRepeatsHistory(t *testing.T) {
 	w.stage("fickle", module(t), `{"above": 9}`)
 	w.days(0, 1, 6, true)
 	w.archive()
+	w.stage("fickle", append(module(t), "\x00\x05\x04next"...), `{"above": 9}`) // another hash: a custom section more
 	w.days(1, 2, 6, true)
 	w.pass(time.Second)
 	rep := w.backtest(w.service(Config{}), dunlin.Backtest{Since: worldStart}, nil)
@@ -23,6 +24,9 @@ func TestDeployedVersionRepeatsHistory(t *testing.T) {
 	}
 	if n := w.alerts(); rep.Alerts.Recorded != uint64(n) || rep.Alerts.Same != uint64(n) || n < 100 || len(rep.ByDevice) > 0 {
 		t.Errorf("%d alerts in the store", n)
+	}
+	if len(rep.Deployed) != 2 || rep.Deployed[0] == rep.Candidate || rep.Deployed[1] != rep.Candidate {
+		t.Errorf("deployed %v, candidate %s", rep.Deployed, rep.Candidate)
 	}
 	if rep.Cost.Failed == 0 || rep.Reaches < worldStart || rep.Reaches > worldStart.Add(3600e9) {
 		t.Errorf("failed %d, reaches %s", rep.Cost.Failed, rep.Reaches)
