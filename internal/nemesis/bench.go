@@ -242,7 +242,29 @@ func (b *Bench) found(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("put the domain: %w", err)
 	}
+	if err := b.known(ctx); err != nil {
+		return err
+	}
 	b.say("%d nodes are up", b.cfg.Nodes)
+	return nil
+}
+
+// known waits until every node knows the domain: who sends before is told 4.04, and for that message for good (RFC 7252 §4.5).
+func (b *Bench) known(ctx context.Context) error {
+	for _, p := range b.procs {
+		if !p.running() {
+			continue
+		}
+		c, err := client.New(p.addr(portHTTP), client.Options{})
+		if err != nil {
+			return err
+		}
+		_, err = c.Domain(ctx, domain)
+		c.Close()
+		if err != nil {
+			return fmt.Errorf("%s does not know the domain: %w", p.name, err)
+		}
+	}
 	return nil
 }
 
