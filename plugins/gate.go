@@ -102,17 +102,11 @@ func (g *gate) wait(t *turn) {
 func (g *gate) pause(t *turn, used time.Duration) {
 	g.mu.Lock()
 	shares := g.mu.shares
-	if len(shares.backlog) == 0 && shares.budget <= 0 {
-		// The tag has to grow nevertheless: who comes next must not wait behind all of this call.
-		shares.step(t, used, 0)
+	// Also with nobody waiting: the tag has to grow, so that who comes next does not wait behind all of this call, and a second
+	// long call has to leave its slot.
+	if !shares.step(t, used, g.now()) {
 		g.mu.Unlock()
 		runtime.Gosched() // native code is not preempted: other goroutines wait for this
-		return
-	}
-	moved := shares.step(t, used, g.now())
-	if !moved {
-		g.mu.Unlock()
-		runtime.Gosched()
 		return
 	}
 	if t.granted == nil {

@@ -57,6 +57,7 @@ type meter struct {
 	at      time.Duration // the clock at the beginning of the slice, if timed
 	yielded time.Duration // the clock when others could run
 	cpu     time.Duration // the thread's time at the beginning of the slice; 0: not asked for
+	thread  int           // which thread that was
 	timed   bool
 	over    bool // none was left
 }
@@ -72,10 +73,11 @@ func (m *meter) begin(most time.Duration, units int64, timed bool) int64 {
 	return m.granted
 }
 
-// passed is the processor time since the slice began, as far as that can be known, with the clock and the thread's time now.
-func (m *meter) passed(now, cpu time.Duration) time.Duration {
+// passed is the processor time since the slice began, as far as that can be known, with the clock and the thread's time now. What
+// grows its memory comes out of native code, and may go on on another thread.
+func (m *meter) passed(now, cpu time.Duration, thread int) time.Duration {
 	took := now - m.at
-	if m.cpu > 0 && cpu >= m.cpu { // or it is another thread
+	if m.cpu > 0 && cpu >= m.cpu && thread == m.thread {
 		return min(cpu-m.cpu, took)
 	}
 	return min(took, doubt)
@@ -86,13 +88,13 @@ func (m *meter) refill(counter int64) int64 {
 	units := m.granted - counter
 	m.burnt += units
 	m.granted = counter
-	now, cpu := m.clock(), time.Duration(0)
+	now, cpu, thread := m.clock(), time.Duration(0), 0
 	if m.cpu > 0 {
-		cpu = threadTime()
+		cpu, thread = threadTime()
 	}
 	took, grow := time.Duration(float64(units)*nanosUsual), int64(1) // of a first slice that isn't timed
 	if m.timed {
-		took, grow = m.passed(now, cpu), sliceGrow
+		took, grow = m.passed(now, cpu, thread), sliceGrow
 	} else {
 		m.timed, m.yielded = true, now
 	}
@@ -112,9 +114,9 @@ func (m *meter) refill(counter int64) int64 {
 		now = m.yielded
 	}
 	if cpu == 0 && m.spent >= brief {
-		cpu = threadTime()
+		cpu, thread = threadTime()
 	}
-	m.at, m.cpu = now, cpu
+	m.at, m.cpu, m.thread = now, cpu, thread
 	slice := min(int64(float64(sliceTime)*float64(units)/float64(max(took, 1))), grow*units, sliceMost, int64(left)/nanosWorst)
 	m.granted = min(max(slice, sliceLeast), m.fuel-m.burnt)
 	return m.granted
@@ -129,11 +131,11 @@ func (m *meter) end(counter int64) (burnt int64, used time.Duration) {
 	if m.over {
 		return burnt, m.spent
 	}
-	now, cpu := m.clock(), time.Duration(0)
+	now, cpu, thread := m.clock(), time.Duration(0), 0
 	if m.cpu > 0 && now-m.at > 2*sliceTime {
-		cpu = threadTime()
+		cpu, thread = threadTime()
 	}
-	return burnt, max(m.spent+m.passed(now, cpu), 1)
+	return burnt, max(m.spent+m.passed(now, cpu, thread), 1)
 }
 
 // exhausted says why a call was stopped.
