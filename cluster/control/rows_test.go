@@ -117,17 +117,17 @@ func TestReplicasRest(t *testing.T) {
 	if to := moves(); to != 0 {
 		t.Errorf("a new controller gives it to %s", to)
 	}
-	v.Now = v.Now.Add(9 * time.Second)
+	v.Now = v.Now.Add(2 * time.Second)
 	delete(v.Shards[0].Row.Was, 4) // it never had one
 	if to := moves(); to != 4 {
 		t.Errorf("it goes to %s, want 4", to)
 	}
 	v.Members[3].Alive = false
 	if to := moves(); to != 0 {
-		t.Errorf("it goes back to %s after 9 s", to)
+		t.Errorf("it goes back to %s after 2 s", to)
 	}
 	v.Now = v.Now.Add(time.Second)
 	if to := moves(); to != 3 {
-		t.Errorf("it goes to %s after 10 s, want 3", to)
+		t.Errorf("it goes to %s after 3 s, want 3", to)
 	}
 }

@@ -108,7 +108,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Avoid, 30*time.Minute)
 	def(&l.ReportAge, 10*time.Second)
 	def(&l.EndRest, 15*time.Second)
-	def(&l.ReplicaRest, 10*time.Second)
+	def(&l.ReplicaRest, 3*time.Second)
 	l.Imbalance, l.LeadSlack = max(l.Imbalance, 2), max(l.LeadSlack, 1) // below, moves would never end
 	return l
 }

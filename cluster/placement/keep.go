@@ -157,7 +157,15 @@ func (r *Remote) flush(ctx context.Context) {
 		})
 		return n <= 0
 	}, errClosed)
+	// gRPC tells that it has taken a message, not that it has written it; closing then would lose the answer.
+	select {
+	case <-time.After(writeGrace):
+	case <-ctx.Done():
+	}
 }
+
+// writeGrace is for gRPC's writers to get what they have taken onto the wire.
+const writeGrace = 20 * time.Millisecond
 
 func wait(ctx context.Context, ok func() bool, why error) error {
 	tick := time.NewTicker(time.Millisecond)

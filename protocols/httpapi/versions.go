@@ -100,9 +100,6 @@ func activationsOf(p *dunlin.Plugin) []activationView {
 }
 
 func (a *api) registerVersions() {
-	if a.g.deps.Plugins == nil {
-		return
-	}
 	operation(a, huma.Operation{OperationID: "activate-plugin", Method: http.MethodPost, Path: "/v1/plugins/{name}/activate", Tags: []string{"plugins"},
 		Summary: "Make a version the active one", Description: "It is started with the configurations of the domains that run the plugin, and with copies of " +
 			"their devices' states, before. A candidate of a trial is promoted by this."}, a.activatePlugin)
@@ -120,6 +117,9 @@ func (a *api) registerVersions() {
 
 // pluginNamed returns a plugin as far as the path names one.
 func (a *api) pluginNamed(ctx context.Context, c *call, name string) (*dunlin.Plugin, error) {
+	if a.g.deps.Plugins == nil {
+		return nil, fmt.Errorf("%w: this node keeps no versions of plugins", dunlin.ErrNotFound)
+	}
 	if err := dunlin.ValidatePluginName(name); err != nil {
 		return nil, err
 	}
