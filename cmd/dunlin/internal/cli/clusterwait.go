@@ -252,7 +252,12 @@ type emptying struct {
 	verb    string
 	leaving bool
 	empty   bool // it had nothing left at the last look
+	seen    bool // the order was seen to be in force
+	early   int  // looks before that: the member that answers may hear of the order after the one that took it
 }
+
+// earlyMax looks may not show the order yet.
+const earlyMax = 20
 
 func (e *emptying) look(ctx context.Context) (step, error) {
 	members, err := e.cl.Members(ctx)
@@ -265,9 +270,12 @@ func (e *emptying) look(ctx context.Context) (step, error) {
 		return step{done: e.name + " has left: it may be stopped, and its data folder deleted"}, nil
 	case m == nil:
 		return step{lost: fmt.Errorf("%s is no member any more", e.name)}, nil
+	case m.State == dunlin.MemberActive && !e.seen && e.early < earlyMax:
+		e.early++
 	case m.State == dunlin.MemberActive:
 		return step{lost: fmt.Errorf("%s is active again: somebody has taken it back", e.name)}, nil
 	}
+	e.seen = e.seen || m.State != dunlin.MemberActive
 	shards, err := e.cl.ShardReplicas(ctx)
 	if err != nil {
 		return e.unanswered(err)
@@ -276,7 +284,7 @@ func (e *emptying) look(ctx context.Context) (step, error) {
 	e.empty = h.owns == 0 && h.replicas == 0
 	s := step{line: fmt.Sprintf("%s %s: it owns %s and has %s%s", e.name, e.verb, count(h.owns, "shard"), count(h.replicas, "replica"), h.moving)}
 	switch {
-	case h.owns > 0 || h.replicas > h.stuck:
+	case !e.seen, h.owns > 0 || h.replicas > h.stuck:
 	case h.replicas == 0 && !e.leaving:
 		s.done = e.name + " is drained: it owns nothing and keeps nothing, and may be stopped"
 	case !e.leaving:
