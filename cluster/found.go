@@ -133,16 +133,17 @@ func (n *Network) hopeless(err error, tried time.Duration) error {
 	return nil
 }
 
-// Meet meets the seeds of a node that belongs to a cluster, if they can be reached now. It fails if they will not have it.
+// Meet meets the seeds of a node that belongs to a cluster, and whom it remembers, if they can be reached now. It fails if they will not have it.
 func (n *Network) Meet(ctx context.Context) error {
-	if len(n.cfg.Seeds) == 0 {
+	seeds := n.callable()
+	if len(seeds) == 0 {
 		return nil
 	}
 	tick := time.NewTicker(joinEvery)
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		one, cancel := context.WithTimeout(ctx, meetWait)
-		_, err := n.gossip.Join(one, n.cfg.Seeds)
+		_, err := n.gossip.Join(one, seeds)
 		cancel()
 		if !errors.Is(err, dunlin.ErrUnauthenticated) && !errors.Is(err, dunlin.ErrConflict) {
 			return nil // met, or nobody is there: they are looked for as long as the node runs
@@ -168,6 +169,9 @@ func (n *Network) Rejoin(ctx context.Context, seeds func() []string) error {
 	for {
 		select {
 		case <-timer.C:
+		case <-n.met:
+			n.remember()
+			continue
 		case <-ctx.Done():
 			return nil
 		}

@@ -45,6 +45,7 @@ type NetworkConfig struct {
 	Bind      string   // host:port of gossip; links get the next port. Port 0: any two
 	Advertise string   // host that others dial; "": the one of Bind, or a private address of the machine
 	Seeds     []string // members to join: see gossip.Join
+	Remember  string   // file that keeps where the others gossip; "": none
 	Expect    int      // how many new nodes found a cluster together; 0 or 1: this one alone does, unless there are Seeds
 
 	Version  string // of the binary
@@ -77,16 +78,23 @@ type Network struct {
 	self   gossip.Self
 
 	moved   chan struct{} // size 1: members or hints have changed
+	met     chan struct{} // size 1: likewise, for Rejoin
 	refused chan error    // size 1
 	seen    atomic.Pointer[map[dunlin.NodeID]gossip.Seen]
 	cluster atomic.Pointer[Cluster] // nil until Open
+
+	known      []string // addresses that were remembered when the node started
+	remembered []byte   // the file as this life wrote it; Rejoin's
 }
 
 // Connect starts gossip and listens for links. Run must be called then.
 func Connect(cfg NetworkConfig) (_ *Network, err error) {
-	n := &Network{cfg: cfg, moved: make(chan struct{}, 1), refused: make(chan error, 1)}
+	n := &Network{cfg: cfg, moved: make(chan struct{}, 1), met: make(chan struct{}, 1), refused: make(chan error, 1)}
 	if cfg.Log == nil {
 		n.cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := n.recall(); err != nil {
+		return nil, err
 	}
 	server, client, err := cfg.Secret.TLS(cfg.Node, cfg.Name, cfg.Cluster)
 	if err != nil {
@@ -198,6 +206,10 @@ func (n *Network) look() {
 	}
 	n.seen.Store(&seen)
 	n.poke()
+	select {
+	case n.met <- struct{}{}:
+	default:
+	}
 	if c := n.cluster.Load(); c != nil {
 		c.membersMoved()
 	}

@@ -110,6 +110,9 @@ func (c *Cluster) gossipAddr(m *control.Member) string {
 // seeds are the members that this node knows of, for gossip to meet again.
 func (c *Cluster) seeds() []string {
 	out := slices.Clone(c.net.cfg.Seeds)
+	if c.host.Status(dunlin.MetaShard).Lead == 0 { // the table may lack members
+		out = c.net.callable()
+	}
 	for _, m := range c.places.Load().addrs {
 		if addr := c.gossipAddr(&m); m.ID != c.cfg.NodeID && m.State != dunlin.MemberLeft && addr != "" && !slices.Contains(out, addr) {
 			out = append(out, addr)

@@ -122,12 +122,28 @@ func (l engineLogger) Errorf(format string, args ...any) {
 // goes to engine.commit as a panic; everything else happens on Pebble's own goroutines, which are parked while the
 // process ends.
 func (l engineLogger) Fatalf(format string, args ...any) {
-	err := l.die.fail(fmt.Errorf("%s engine: %s", l.name, fmt.Sprintf(format, args...)))
+	told := pebbleFailure{text: l.name + " engine: " + fmt.Sprintf(format, args...)}
+	for _, a := range args {
+		if cause, ok := a.(error); ok {
+			told.cause = cause
+		}
+	}
+	err := l.die.fail(told)
 	if strings.HasPrefix(format, "pebble: fatal commit error") {
 		panic(err)
 	}
 	select {}
 }
+
+// pebbleFailure is why Pebble can't go on, in its words, with the error that it put into them.
+type pebbleFailure struct {
+	text  string
+	cause error
+}
+
+func (f pebbleFailure) Error() string { return f.text }
+
+func (f pebbleFailure) Unwrap() error { return f.cause }
 
 func (c *Config) engineOptions(name string, die *fatal, cache *pebble.Cache) *pebble.Options {
 	o := &pebble.Options{

@@ -217,6 +217,9 @@ func (db *DB) engine(name string, o *pebble.Options) (engine, error) {
 		return engine{}, fmt.Errorf("store: open %s: %w", dir, err)
 	}
 	db.engines = append(db.engines, e)
+	if err := db.die.failed(); err != nil { // Pebble was not told: see walFS
+		return engine{}, fmt.Errorf("store: open %s: %w", dir, err)
+	}
 	return engine{DB: e, name: name, die: db.die}, nil
 }
 

@@ -26,14 +26,25 @@ func (w walFS) watch(name string, f vfs.File, err error) (vfs.File, error) {
 		return f, err
 	}
 	if err != nil {
-		return f, w.fail(name, err)
+		w.fail(name, err)
+		if f, err = vfs.NewMem().Create(w.PathBase(name), vfs.WriteCategoryUnspecified); err != nil {
+			return nil, err
+		}
 	}
 	return &walFile{File: f, fs: w, name: name}, nil
 }
 
-func (w walFS) fail(name string, err error) error {
+func (w walFS) fail(name string, err error) {
 	_ = w.die.fail(fmt.Errorf("write-ahead log %s: %w", name, err))
-	return err
+}
+
+// OpenDir implements vfs.FS: new logs are there once their folder is synced.
+func (w walFS) OpenDir(name string) (vfs.File, error) {
+	f, err := w.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &walFile{File: f, fs: w, name: name}, nil
 }
 
 // Create implements vfs.FS.
@@ -58,7 +69,7 @@ type walFile struct {
 // check notes an error and takes it away.
 func (f *walFile) check(err error) error {
 	if err != nil {
-		_ = f.fs.fail(f.name, err)
+		f.fs.fail(f.name, err)
 	}
 	return nil
 }

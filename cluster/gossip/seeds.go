@@ -56,7 +56,7 @@ func resolve(ctx context.Context, r Resolver, seeds []string) ([]seed, []error) 
 			add(s, addrs, err)
 			continue
 		}
-		lines, err := readSeeds(path)
+		lines, err := ReadSeeds(path)
 		if err != nil || len(lines) == 0 {
 			add(s, nil, errors.Join(err, errNoSeeds(err)))
 			continue
@@ -76,8 +76,8 @@ func errNoSeeds(err error) error {
 	return fmt.Errorf("%w: no seeds in it", dunlin.ErrUnavailable)
 }
 
-// readSeeds reads a file of one seed a line; what follows a # is a comment.
-func readSeeds(path string) ([]string, error) {
+// ReadSeeds reads a file of one seed a line; what follows a # is a comment.
+func ReadSeeds(path string) ([]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", dunlin.ErrUnavailable, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -21,8 +22,10 @@ import (
 func (h *herd) revive(names ...string) {
 	h.t.Helper()
 	at := map[string]string{}
+	taken := h.doors()
 	for _, name := range names {
-		at[name] = freeTrio(h.t)
+		at[name] = freeTrio(h.t, taken)
+		taken = append(taken, trio(at[name])...)
 	}
 	for _, name := range names {
 		h.nodes[name].Cluster = at[name] // where command says that others are
@@ -48,29 +51,49 @@ func (h *herd) revive(names ...string) {
 	}
 }
 
-// freeTrio finds three ports in a row that nobody listens on, for gossip, links and calls of a node.
-func freeTrio(t *testing.T) string {
+// doors are the addresses that nodes had, and have again when they are back.
+func (h *herd) doors() []string {
+	var all []string
+	for _, n := range h.nodes {
+		all = append(all, n.HTTP, n.MQTT, n.CoAP)
+	}
+	return all
+}
+
+// trio are the addresses that a node takes for gossip, links and calls.
+func trio(first string) []string {
+	addr := netip.MustParseAddrPort(first)
+	var all []string
+	for off := range uint16(3) {
+		all = append(all, netip.AddrPortFrom(addr.Addr(), addr.Port()+off).String())
+	}
+	return all
+}
+
+// freeTrio finds three ports in a row that nobody listens on, for gossip, links and calls of a node; those in taken are for others.
+func freeTrio(t *testing.T, taken []string) string {
 	t.Helper()
 	for range 100 {
 		first, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := first.Addr().(*net.TCPAddr)
-		free := true
-		for off := 1; off < 3 && free; off++ {
-			l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", at.Port+off))
-			if free = err == nil; free {
+		at := first.Addr().String()
+		all := trio(at)
+		free := !slices.ContainsFunc(all, func(addr string) bool { return slices.Contains(taken, addr) })
+		for _, addr := range all[1:] {
+			l, err := net.Listen("tcp", addr)
+			if free = free && err == nil; err == nil {
 				l.Close()
 			}
 		}
-		u, err := net.ListenPacket("udp", at.String())
+		u, err := net.ListenPacket("udp", at)
 		if free = free && err == nil; err == nil {
 			u.Close()
 		}
 		first.Close()
 		if free {
-			return at.String()
+			return at
 		}
 	}
 	t.Fatal("no three free ports in a row")

@@ -21,6 +21,9 @@ import (
 // keyFile keeps the cluster's secret in the data folder.
 const keyFile = "cluster.key"
 
+// membersFile keeps where the other members of the cluster gossip.
+const membersFile = "members"
+
 // identify finds out whose node this is: from the data folder, or, if that is new, from the configuration and the others.
 func (n *Node) identify(ctx context.Context) error {
 	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
@@ -84,7 +87,7 @@ func (n *Node) connect(ctx context.Context) error {
 	}
 	n.keys = secret
 	n.network, err = cluster.Connect(cluster.NetworkConfig{Name: id.Node, Zone: n.cfg.Zone, Node: id.NodeID, Cluster: id.Cluster, Secret: secret,
-		Bind: n.cfg.Cluster, Advertise: cmp.Or(n.cfg.Advertise, advertised(host)), Seeds: n.cfg.Join, Expect: n.cfg.Expect,
+		Bind: n.cfg.Cluster, Advertise: cmp.Or(n.cfg.Advertise, advertised(host)), Seeds: n.cfg.Join, Remember: filepath.Join(n.cfg.Data, membersFile), Expect: n.cfg.Expect,
 		Version: n.cfg.Version, EntryMax: entry.Version, LinkChanged: n.linkChanged, Refused: n.refused, Log: n.obs.Log, Metrics: n.obs.Metrics})
 	if err != nil {
 		return err

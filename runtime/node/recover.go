@@ -53,7 +53,7 @@ func Recover(cfg config.Config, do bool) (r *Recovery, err error) {
 	if !do {
 		return r, nil
 	}
-	return r, db.Refound(r.Now)
+	return r, errors.Join(db.Refound(r.Now), cluster.Forget(filepath.Join(cfg.Data, membersFile)))
 }
 
 // ClusterKey reads the cluster's secret from a node's data folder.
