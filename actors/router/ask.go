@@ -75,6 +75,8 @@ func (r *Router) serveAsk(ctx context.Context, from dunlin.NodeID, method string
 	switch room, _, _ := strings.Cut(method, "/"); room {
 	case "reg":
 		return r.serveChange(ctx, from, method, body)
+	case methodSeen:
+		return nil, r.readable(ctx, dunlin.MetaShard)
 	case "mod":
 		if r.deps.Modules != nil {
 			return r.deps.Modules.serve(ctx, from, method, body)

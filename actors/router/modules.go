@@ -155,10 +155,13 @@ func (m *Modules) Keep(module []byte) (dunlin.ModuleHash, error) {
 }
 
 // peers are the other nodes: voters of the meta shard first.
-func (m *Modules) peers() (nodes []dunlin.NodeID) {
-	for _, list := range [][]dunlin.NodeID{m.deps.Owners.Voters(dunlin.MetaShard), m.deps.Owners.Replicas(dunlin.MetaShard)} {
+func (m *Modules) peers() []dunlin.NodeID { return peersOf(m.deps.Owners, m.cfg.Self) }
+
+// peersOf returns the other nodes: each has a replica of the meta shard.
+func peersOf(owners Owners, self dunlin.NodeID) (nodes []dunlin.NodeID) {
+	for _, list := range [][]dunlin.NodeID{owners.Voters(dunlin.MetaShard), owners.Replicas(dunlin.MetaShard)} {
 		for _, n := range list {
-			if n != m.cfg.Self && !slices.Contains(nodes, n) {
+			if n != self && !slices.Contains(nodes, n) {
 				nodes = append(nodes, n)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 // Bounds of a change of the registry that is forwarded.
 const (
 	seenMax     = 2 * time.Second       // to wait until this node sees the change, too
+	othersMax   = time.Second           // to wait until the others do
 	ownerPause  = 20 * time.Millisecond // before the owner is looked for again
 	changeTries = 64                    // the rest is WaitMax's
 )
@@ -88,6 +89,9 @@ func change[T any](ctx context.Context, r *Router, sh dunlin.ShardID, method str
 	for range changeTries {
 		if _, ok := r.deps.Local.Owned(sh); ok {
 			v, err := here(ctx)
+			if err == nil && sh == dunlin.MetaShard {
+				r.waitForOthers(ctx, r.cfg.Self)
+			}
 			if !errors.Is(err, dunlin.ErrNotOwner) {
 				return v, err
 			}
@@ -95,6 +99,9 @@ func change[T any](ctx context.Context, r *Router, sh dunlin.ShardID, method str
 			v, err := forward[T](ctx, r, node, method, o)
 			if err == nil {
 				r.catchUp(ctx, sh)
+			}
+			if err == nil && sh == dunlin.MetaShard {
+				r.waitForOthers(ctx, node)
 			}
 			if !errors.Is(err, dunlin.ErrNotOwner) {
 				return v, err
@@ -159,6 +166,27 @@ func (r *Router) catchUp(ctx context.Context, sh dunlin.ShardID) {
 	if err := r.deps.Reads.ReadIndex(ctx, sh); err != nil {
 		r.cfg.Log.Warn("a change of the registry is made, and not seen here yet", slog.Int("shard", int(sh)), slog.Any("error", err))
 	}
+}
+
+// methodSeen is answered once the node sees what was in the registry when it was asked.
+const methodSeen = "seen"
+
+// waitForOthers returns once all nodes see a change that owner has made: from then on it holds for what devices send, wherever
+// that is worked off. Nodes that do not answer, and those of older builds, are not waited for; they will see it.
+func (r *Router) waitForOthers(ctx context.Context, owner dunlin.NodeID) {
+	var nodes []dunlin.NodeID
+	for _, n := range peersOf(r.deps.Owners, r.cfg.Self) {
+		if n != owner {
+			nodes = append(nodes, n)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, othersMax)
+	defer cancel()
+	each(nodes, freshMax, func(node dunlin.NodeID) {
+		if _, err := r.deps.Caller.Call(ctx, node, methodSeen, nil); err != nil {
+			r.cfg.Log.Debug("a change of the registry is made, and another node may not see it yet", slog.String("node", node.String()), slog.Any("error", err))
+		}
+	})
 }
 
 // serveChange makes another node's change.

@@ -50,9 +50,20 @@ func TestChangesTravel(t *testing.T) {
 		}
 		m.replyErr = nil
 		r := m.nodes[3].router // the meta shard is node 1's
+		m.took()
+		m.nodes[2].reads = 0
 		if _, err := r.PutDomain(t.Context(), dunlin.Domain{ID: "x", Owner: "o", SkewMax: dunlin.Duration(time.Hour)}, dunlin.AnyRevision); err != nil || m.domains["x"].SkewMax != dunlin.Duration(time.Hour) {
 			t.Errorf("a domain: %v", err)
 		}
+		if !slices.Equal(m.took(), []string{"3>1 reg/PutDomain", "3>2 seen"}) || m.nodes[2].reads == 0 {
+			t.Error("node 2 is not waited for, which may get what devices send to the domain")
+		}
+		m.silent[2] = true
+		began = time.Now()
+		if _, err := m.nodes[1].router.PutDomain(t.Context(), dunlin.Domain{ID: "y", Owner: "o"}, dunlin.AnyRevision); err != nil || time.Since(began) > othersMax {
+			t.Errorf("a domain, while a node does not answer: %v after %v", err, time.Since(began))
+		}
+		m.silent[2] = false
 		if s, err := r.PutCredential(t.Context(), dunlin.Credential{Kind: "device", ID: "d"}, "secret"); s != "devicedsecret" || err != nil {
 			t.Errorf("a credential: %q, %v", s, err)
 		}
