@@ -21,6 +21,7 @@ type gate struct {
 		empty  chan struct{} // closed when closed and nobody is inside
 		timer  *time.Timer   // for domains beyond their budget
 		swept  time.Duration
+		uses   int64 // of pools so far: says which one was used last
 	}
 }
 
@@ -62,27 +63,32 @@ func (g *gate) flow(tenant dunlin.Tenant, domain dunlin.DomainID, share int) *fl
 // enter waits until the call may run. leave must follow if there is no error.
 func (g *gate) enter(t *turn) error {
 	g.mu.Lock()
+	granted, err := g.enterLocked(t)
+	g.mu.Unlock()
+	if err == nil && !granted {
+		g.wait(t)
+	}
+	return err
+}
+
+// enterLocked asks for a slot. If there is neither that nor an error, the caller has to wait for it, without the lock.
+func (g *gate) enterLocked(t *turn) (granted bool, err error) {
 	if g.mu.closed {
-		g.mu.Unlock()
-		return errClosed
+		return false, errClosed
 	}
 	granted, queued := g.mu.shares.enter(t, g.now())
 	if !granted && !queued {
-		g.mu.Unlock()
-		return notRun{text: fmt.Sprintf("not tried: %d calls of the domain are waiting already", g.mu.shares.most)}
+		return false, notRun{text: fmt.Sprintf("not tried: %d calls of the domain are waiting already", g.mu.shares.most)}
 	}
 	g.mu.inside++
 	if granted {
-		g.mu.Unlock()
-		return nil
+		return true, nil
 	}
 	if t.granted == nil {
 		t.granted = make(chan struct{}, 1) // one: who grants must not wait
 	}
 	g.alarmLocked()
-	g.mu.Unlock()
-	g.wait(t)
-	return nil
+	return false, nil
 }
 
 // wait waits for a slot.
@@ -120,6 +126,11 @@ func (g *gate) pause(t *turn, used time.Duration) {
 // leave ends a call that used so much time.
 func (g *gate) leave(t *turn, used time.Duration, inputs int) {
 	g.mu.Lock()
+	g.leaveLocked(t, used, inputs)
+	g.mu.Unlock()
+}
+
+func (g *gate) leaveLocked(t *turn, used time.Duration, inputs int) {
 	s := g.mu.shares
 	s.leave(t, used)
 	t.flow.nanos += int64(used)
@@ -132,7 +143,6 @@ func (g *gate) leave(t *turn, used time.Duration, inputs int) {
 	if g.mu.closed && g.mu.inside == 0 {
 		close(g.mu.empty)
 	}
-	g.mu.Unlock()
 }
 
 // grantLocked begins what may begin.

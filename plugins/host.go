@@ -68,7 +68,7 @@ type Host struct {
 	ctx     context.Context // ends with the host
 	stop    context.CancelFunc
 	done    sync.WaitGroup
-	uses    atomic.Int64 // counts what was used last
+	uses    atomic.Int64 // of modules so far: says which one was used last
 	swept   atomic.Int64
 	memory  atomic.Int64 // bytes of all instances
 
@@ -136,7 +136,7 @@ func Open(cfg Config) (*Host, error) {
 		stop()
 		return nil, errors.Join(err, h.rt.Close(ctx))
 	}
-	h.metrics = newMetrics(cfg.Metrics, func() float64 { return float64(h.memory.Load()) })
+	h.metrics = newMetrics(cfg.Metrics, &h.gate.mu.Mutex, func() float64 { return float64(h.memory.Load()) })
 	h.gate.waited = h.metrics.waited
 	h.mu.modules = make(map[dunlin.ModuleHash]*module)
 	h.mu.pools = make(map[poolKey]*pool)
@@ -203,8 +203,6 @@ func (h *Host) Process(domain dunlin.DomainID, st *dunlin.Stage, stage int, now 
 			slog.Int("stage", stage), slog.String("error", err.Error()))
 		return nil
 	}
-	r.pool.used.Store(h.uses.Add(1))
-	r.pool.usedAt.Store(int64(now))
 	if reason := r.verdict.refused(now); reason != "" {
 		r.refuse(works, reason)
 		return nil

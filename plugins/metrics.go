@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -8,22 +9,24 @@ import (
 
 // metrics are the host's; their label is the plugin's name.
 type metrics struct {
-	memory                                                                       prometheus.GaugeFunc
-	instances                                                                    *prometheus.GaugeVec
-	wait                                                                         prometheus.Histogram
-	crossings, inputs, burnt, seconds, output, failures, traps, stopped, refused *prometheus.CounterVec
-	starts, notStart, quarantined, bad, dropped                                  *prometheus.CounterVec
+	memory                                      prometheus.GaugeFunc
+	instances                                   *prometheus.GaugeVec
+	wait                                        prometheus.Histogram
+	tallies                                     *tallies // what every crossing adds to
+	failures, traps, stopped, refused           *prometheus.CounterVec
+	starts, notStart, quarantined, bad, dropped *prometheus.CounterVec
 }
 
 // poolMetrics are a pool's own counters, looked up once.
 type poolMetrics struct {
-	instances                                                                   prometheus.Gauge
-	crossings, inputs, fuel, seconds, output, failures, traps, stopped, refused prometheus.Counter
-	starts, startFailures, quarantined, bad, dropped                            prometheus.Counter
+	instances                                        prometheus.Gauge
+	tally                                            *tally
+	failures, traps, stopped, refused                prometheus.Counter
+	starts, startFailures, quarantined, bad, dropped prometheus.Counter
 }
 
-// newMetrics makes the metrics; memory tells the bytes of all instances.
-func newMetrics(reg prometheus.Registerer, memory func() float64) *metrics {
+// newMetrics makes the metrics; memory tells the bytes of all instances, and who has the lock may add to a tally.
+func newMetrics(reg prometheus.Registerer, lock sync.Locker, memory func() float64) *metrics {
 	counter := func(name, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"plugin"})
 	}
@@ -34,11 +37,7 @@ func newMetrics(reg prometheus.Registerer, memory func() float64) *metrics {
 			Help: "Memory of all live instances."}, memory),
 		wait: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "dunlin_plugin_wait_seconds",
 			Help: "Time that calls waited for a processor, of those that did.", Buckets: prometheus.ExponentialBuckets(1e-5, 4, 9)}),
-		crossings:   counter("dunlin_plugin_crossings_total", "Calls into a plugin, each with a batch of inputs."),
-		inputs:      counter("dunlin_plugin_inputs_total", "Inputs that a plugin worked off or failed on."),
-		burnt:       counter("dunlin_plugin_fuel_total", "Fuel that a plugin burnt, in units of about one instruction."),
-		seconds:     counter("dunlin_plugin_cpu_seconds_total", "Processor time that a plugin took, short calls estimated by their fuel."),
-		output:      counter("dunlin_plugin_output_bytes_total", "Bytes that a plugin answered."),
+		tallies:     newTallies(lock),
 		failures:    counter("dunlin_plugin_failures_total", "Turns of a device that a plugin failed on."),
 		traps:       counter("dunlin_plugin_traps_total", "Calls that ended in a trap, without fuel or with a bad answer."),
 		stopped:     counter("dunlin_plugin_stopped_total", "Calls that were stopped since they took too long."),
@@ -50,8 +49,8 @@ func newMetrics(reg prometheus.Registerer, memory func() float64) *metrics {
 		dropped:     counter("dunlin_plugin_log_lines_dropped_total", "Log lines of a plugin beyond its domain's allowance."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.instances, m.memory, m.wait, m.crossings, m.inputs, m.burnt, m.seconds, m.output, m.failures, m.traps,
-			m.stopped, m.refused, m.starts, m.notStart, m.quarantined, m.bad, m.dropped)
+		reg.MustRegister(m.instances, m.memory, m.wait, m.tallies, m.failures, m.traps, m.stopped, m.refused, m.starts, m.notStart,
+			m.quarantined, m.bad, m.dropped)
 	}
 	return m
 }
@@ -59,9 +58,7 @@ func newMetrics(reg prometheus.Registerer, memory func() float64) *metrics {
 func (m *metrics) pool(plugin string) poolMetrics {
 	return poolMetrics{
 		instances: m.instances.WithLabelValues(plugin),
-		crossings: m.crossings.WithLabelValues(plugin), inputs: m.inputs.WithLabelValues(plugin),
-		fuel: m.burnt.WithLabelValues(plugin), seconds: m.seconds.WithLabelValues(plugin),
-		output: m.output.WithLabelValues(plugin), failures: m.failures.WithLabelValues(plugin),
+		tally:     m.tallies.of(plugin), failures: m.failures.WithLabelValues(plugin),
 		traps: m.traps.WithLabelValues(plugin), stopped: m.stopped.WithLabelValues(plugin),
 		refused: m.refused.WithLabelValues(plugin), starts: m.starts.WithLabelValues(plugin),
 		startFailures: m.notStart.WithLabelValues(plugin), quarantined: m.quarantined.WithLabelValues(plugin),

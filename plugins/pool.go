@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,27 +21,26 @@ type poolKey struct {
 
 // pool is the instances of a module with a configuration.
 type pool struct {
-	h       *Host
-	plugin  string // name at first use; for the log
-	module  *module
-	config  []byte
-	used    atomic.Int64 // Host.uses at the last use
-	usedAt  atomic.Int64 // the batch's moment
-	cost    cost
-	seconds atomic.Int64 // nanoseconds that the metric does not have yet
-	gone    atomic.Bool  // closed: what knows the pool has to find another
-	debt    atomic.Int64 // nanoseconds that starting spare instances took and nobody was charged for
+	h      *Host
+	plugin string // name at first use; for the log
+	module *module
+	config []byte
+	gone   atomic.Bool // closed: what knows the pool has to find another
 
 	metrics poolMetrics
 	strikes quarantine
 	log     logBudget // of what instances print when they start
 
 	mu struct {
-		sync.Mutex
-		closed bool
-		idle   []*instance // the last one is the warmest
-		broken notRun      // why it doesn't start
-		retry  dunlin.Time // not before
+		*sync.Mutex // the gate's: who gets a slot gets an instance with it, and who leaves it gives that back
+		closed      bool
+		idle        []*instance   // the last one is the warmest
+		broken      notRun        // why it doesn't start
+		retry       dunlin.Time   // not before
+		used        int64         // the gate's uses at the last use
+		usedAt      dunlin.Time   // the batch's moment
+		debt        time.Duration // that starting spare instances took and nobody was charged for
+		cost        cost
 	}
 }
 
@@ -65,8 +65,8 @@ func (h *Host) pool(st *dunlin.Stage, now dunlin.Time) (*pool, error) {
 	m.used.Store(h.uses.Add(1))
 	p = &pool{h: h, plugin: st.Plugin, module: m, config: append([]byte(nil), st.Config...),
 		metrics: h.metrics.pool(pluginName(st))}
-	p.used.Store(h.uses.Add(1))
-	p.usedAt.Store(int64(now))
+	p.mu.Mutex = &h.gate.mu.Mutex
+	p.touch(now)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if other := h.mu.pools[poolKey{st.Hash, string(st.Config)}]; other != nil {
@@ -79,38 +79,67 @@ func (h *Host) pool(st *dunlin.Stage, now dunlin.Time) (*pool, error) {
 	return p, nil
 }
 
-// take returns an idle instance, or a new one, and what it took to start it. The error is a failure. The last one is not
-// taken without asking for a spare: a Go module takes 10 ms to start, which the next trap must not cost.
-func (p *pool) take(now dunlin.Time) (*instance, time.Duration, error) {
-	debt := time.Duration(0)
-	if p.debt.Load() > 0 {
-		debt = time.Duration(p.debt.Swap(0))
-	}
+// take gives the visit an idle instance, or a new one. The error is a failure. The last one is not taken without asking for a
+// spare: a Go module takes 10 ms to start, which the next trap must not cost.
+func (p *pool) take(v *visit, now dunlin.Time) error {
 	p.mu.Lock()
 	if p.mu.closed {
 		p.mu.Unlock()
-		return nil, debt, errGone
+		return errGone
 	}
-	if n := len(p.mu.idle); n > 0 {
-		in := p.mu.idle[n-1]
-		p.mu.idle = p.mu.idle[:n-1]
+	if p.takeLocked(v, now); v.in != nil {
 		p.mu.Unlock()
-		if n == 1 {
+		if v.last {
 			p.wantSpare()
 		}
-		return in, debt, nil
+		return nil
 	}
 	if p.mu.broken.text != "" && now < p.mu.retry {
 		defer p.mu.Unlock()
-		return nil, debt, p.mu.broken
+		return p.mu.broken
 	}
+	v.timed = p.mu.cost.sample()
 	p.mu.Unlock()
 	began := p.h.clock()
-	in, err := p.start(now)
-	if err == nil {
+	var err error
+	if v.in, err = p.start(now); err == nil {
 		p.wantSpare()
 	}
-	return in, debt + p.h.clock() - began, err
+	v.used += p.h.clock() - began
+	return err
+}
+
+// takeLocked gives the visit the warmest idle instance, if there is one, and what is to be paid with it.
+func (p *pool) takeLocked(v *visit, now dunlin.Time) {
+	p.touchLocked(now)
+	if p.mu.debt > 0 {
+		v.used += p.mu.debt
+		p.mu.debt = 0
+	}
+	if n := len(p.mu.idle); n > 0 {
+		v.in, v.last, v.timed = p.mu.idle[n-1], n == 1, p.mu.cost.sample()
+		p.mu.idle = p.mu.idle[:n-1]
+	}
+}
+
+// touch notes that the pool is used.
+func (p *pool) touch(now dunlin.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.touchLocked(now)
+}
+
+func (p *pool) touchLocked(now dunlin.Time) {
+	uses := &p.h.gate.mu.uses
+	*uses++
+	p.mu.used, p.mu.usedAt = *uses, now
+}
+
+// lastUse returns which of the gate's uses was the last, and the batch's moment.
+func (p *pool) lastUse() (int64, dunlin.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.used, p.mu.usedAt
 }
 
 func (p *pool) start(now dunlin.Time) (*instance, error) {
@@ -159,14 +188,20 @@ func (p *pool) weigh(in *instance) {
 func (p *pool) give(in *instance) {
 	p.weigh(in)
 	p.mu.Lock()
-	keep := !p.mu.closed && len(p.mu.idle) <= p.h.cfg.Workers
-	if keep {
-		p.mu.idle = append(p.mu.idle, in)
-	}
+	kept := p.giveLocked(in)
 	p.mu.Unlock()
-	if !keep {
+	if !kept {
 		p.discard(in)
 	}
+}
+
+// giveLocked keeps an instance, unless there are too many.
+func (p *pool) giveLocked(in *instance) (kept bool) {
+	if p.mu.closed || len(p.mu.idle) > p.h.cfg.Workers {
+		return false
+	}
+	p.mu.idle = append(p.mu.idle, in)
+	return true
 }
 
 // discard ends an instance.
@@ -181,12 +216,7 @@ func (p *pool) discard(in *instance) {
 func (h *Host) makeRoom(p *pool) notRun {
 	most, need := h.cfg.Limits.InstanceBytes, p.module.bytes.Load()
 	for h.memory.Load()+need > most {
-		var oldest *pool
-		for _, other := range h.pools() {
-			if other.idle() > 0 && (oldest == nil || other.used.Load() < oldest.used.Load()) {
-				oldest = other
-			}
-		}
+		oldest := longestUnused(h.pools())
 		if oldest == nil {
 			return notRun{text: fmt.Sprintf("no memory: the instances of all plugins have %d bytes, at most %d are allowed",
 				h.memory.Load(), most)}
@@ -194,6 +224,18 @@ func (h *Host) makeRoom(p *pool) notRun {
 		oldest.shrink(oldest.idle() - 1)
 	}
 	return notRun{}
+}
+
+// longestUnused returns the pool that was used longest ago of those with idle instances; nil if there is none.
+func longestUnused(pools []*pool) *pool {
+	var oldest *pool
+	least := int64(math.MaxInt64)
+	for _, p := range pools {
+		if used, _ := p.lastUse(); used < least && p.idle() > 0 {
+			oldest, least = p, used
+		}
+	}
+	return oldest
 }
 
 // pools returns all pools.
@@ -253,14 +295,17 @@ func (h *Host) refill(ctx context.Context) {
 			return
 		case p := <-h.refills:
 			p.mu.Lock()
-			n, skip := len(p.mu.idle), p.mu.closed || p.mu.broken.text != ""
+			n, skip, usedAt := len(p.mu.idle), p.mu.closed || p.mu.broken.text != "", p.mu.usedAt
 			p.mu.Unlock()
 			if n > 0 || skip || h.memory.Load()+p.module.bytes.Load() > h.cfg.Limits.InstanceBytes {
 				continue // a spare is not worth ending another's
 			}
 			began := h.clock()
-			in, err := p.start(dunlin.Time(p.usedAt.Load()))
-			p.debt.Add(int64(h.clock() - began))
+			in, err := p.start(usedAt)
+			took := h.clock() - began
+			p.mu.Lock()
+			p.mu.debt += took
+			p.mu.Unlock()
 			if err == nil {
 				p.give(in)
 			}
@@ -287,19 +332,14 @@ func (h *Host) sweep(now dunlin.Time) {
 	pools := h.pools()
 	total := 0
 	for _, p := range pools {
-		if now.Sub(dunlin.Time(p.usedAt.Load())) > idleMax {
+		if _, at := p.lastUse(); now.Sub(at) > idleMax {
 			h.forget(p)
 			continue
 		}
 		total += p.idle()
 	}
 	for total > h.cfg.Limits.Instances {
-		var oldest *pool
-		for _, p := range pools {
-			if p.idle() > 0 && (oldest == nil || p.used.Load() < oldest.used.Load()) {
-				oldest = p
-			}
-		}
+		oldest := longestUnused(pools)
 		if oldest == nil {
 			return
 		}

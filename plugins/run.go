@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"strings"
 	"time"
 
@@ -92,7 +91,12 @@ func (r *run) rules(works []*dunlin.Work) error {
 
 // affordable returns how many of the works are expected to take no more than half of what a call may: the first in any case.
 func (r *run) affordable(works []*dunlin.Work) int {
-	most := r.pool.cost.inputs(r.h.cfg.Limits.CallTime / 2)
+	if len(works) <= 1 {
+		return len(works)
+	}
+	r.pool.mu.Lock()
+	most := r.pool.mu.cost.inputs(r.h.cfg.Limits.CallTime / 2)
+	r.pool.mu.Unlock()
 	inputs := 0
 	for i, work := range works {
 		if inputs += len(work.Inputs); i > 0 && inputs > most {
@@ -102,102 +106,157 @@ func (r *run) affordable(works []*dunlin.Work) int {
 	return len(works)
 }
 
+// visit is a crossing's account: what it takes with it when it gets its slot, and what it leaves behind.
+type visit struct {
+	in    *instance     // nil: none was idle, or it is lost
+	last  bool          // it was the pool's last idle one
+	timed bool          // it is to be measured even if it is short
+	used  time.Duration // beside the guest's: to start the instance, to work off the frames
+
+	ran    bool
+	inputs int
+	output int
+	burnt  int64
+	took   time.Duration // the guest's; 0: not measured
+}
+
 // cross makes one crossing with works when it is the domain's turn, and fills in their outcomes; the error is why it came to
 // nothing.
 func (r *run) cross(works []*dunlin.Work) error {
-	r.turn.charged, r.turn.long = 0, false
-	if err := r.h.gate.enter(&r.turn); err != nil {
+	var v visit
+	if err := r.enter(&v); err != nil {
 		return err
 	}
-	used, inputs, err := r.crossing(works)
-	r.h.gate.leave(&r.turn, used, inputs)
-	return err
-}
-
-func (r *run) crossing(works []*dunlin.Work) (used time.Duration, inputs int, err error) {
-	in, used, err := r.pool.take(r.now)
-	if errors.Is(err, errGone) {
-		if in, used, err = r.again(); err == nil {
-			r.w.serve(r.st, r.pool.module.manifest)
-		}
-	}
+	err := r.crossing(&v, works)
+	r.leave(&v, err == nil)
 	if err != nil {
-		return used, 0, err
+		return err
 	}
-	p := r.pool
-	inputs = r.w.encode(in, r.now, works)
-	in.meter.pause = r.paused
-	out, burnt, took, err := in.call(r.w.frame, r.now, p.cost.sample() || inputs >= sampled)
-	in.meter.pause = yield
-	if err == nil {
-		err = r.w.decode(out, works, r.now, r.allow)
-	}
-	used += p.cost.note(burnt, took, inputs) + time.Duration(len(r.w.frame)+len(out))/2 // which the host works off
-	m := &p.metrics
-	m.crossings.Inc()
-	m.fuel.Add(float64(burnt))
-	p.second(used)
-	m.output.Add(float64(len(out)))
-	if len(in.printed) > 0 {
-		r.print(in.printed)
-	}
-	r.verdict.inputs.Add(int64(inputs))
-	if err != nil {
-		r.traps++
-		m.traps.Inc()
-		if in.meter.over {
-			m.stopped.Inc()
-		}
-		if _, stated := errors.AsType[pluginError](err); stated {
-			p.give(in)
-		} else {
-			p.discard(in)
-		}
-		return used, inputs, err
-	}
-	p.give(in)
-	m.inputs.Add(float64(inputs))
-	share := uint64(burnt) / uint64(len(works))
+	share := uint64(v.burnt) / uint64(len(works))
 	for _, work := range works {
 		work.Outcome.FuelUsed = share
 		if why := work.Outcome.Failure; why != "" {
 			r.strike(work, !strings.HasPrefix(why, pluginErrorPrefix))
 		} else {
-			p.strikes.forgive(work.DeviceKey)
+			r.pool.strikes.forgive(work.DeviceKey)
 		}
 	}
-	return used, inputs, nil
+	return nil
 }
 
-// second counts processor time; little pieces are saved up, since adding fractions to a counter is dear.
-func (p *pool) second(used time.Duration) {
-	if p.seconds.Add(int64(used)) > int64(100*time.Microsecond) {
-		p.metrics.seconds.Add(float64(p.seconds.Swap(0)) / 1e9)
+// enter waits for the domain's turn. A slot that is free comes with an idle instance, under one lock.
+func (r *run) enter(v *visit) error {
+	r.turn.charged, r.turn.long = 0, false
+	g, p := r.h.gate, r.pool
+	g.mu.Lock()
+	granted, err := g.enterLocked(&r.turn)
+	if granted && !p.mu.closed {
+		p.takeLocked(v, r.now)
+	}
+	g.mu.Unlock()
+	if err == nil && !granted {
+		g.wait(&r.turn)
+	}
+	if v.last {
+		p.wantSpare()
+	}
+	return err
+}
+
+// leave ends the turn and gives the instance back: one lock for all that a crossing leaves behind.
+func (r *run) leave(v *visit, good bool) {
+	g, p := r.h.gate, r.pool
+	if v.in != nil {
+		p.weigh(v.in)
+	}
+	g.mu.Lock()
+	if v.ran {
+		v.used += p.mu.cost.note(v.burnt, v.took, v.inputs)
+		t := p.metrics.tally
+		t.crossings++
+		t.fuel += v.burnt
+		t.nanos += int64(v.used)
+		t.output += int64(v.output)
+		if good {
+			t.inputs += int64(v.inputs)
+		}
+		r.verdict.more += int64(v.inputs)
+	}
+	kept := v.in == nil || p.giveLocked(v.in)
+	g.leaveLocked(&r.turn, v.used, v.inputs)
+	g.mu.Unlock()
+	if !kept {
+		p.discard(v.in)
+	}
+}
+
+func (r *run) crossing(v *visit, works []*dunlin.Work) (err error) {
+	if v.in == nil {
+		if err = r.pool.take(v, r.now); errors.Is(err, errGone) {
+			if err = r.again(v); err == nil {
+				r.w.serve(r.st, r.pool.module.manifest)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	in := v.in
+	v.inputs = r.w.encode(in, r.now, works)
+	in.meter.pause = r.paused
+	out, burnt, took, err := in.call(r.w.frame, r.now, v.timed || v.inputs >= sampled)
+	in.meter.pause = yield
+	if err == nil {
+		err = r.w.decode(out, works, r.now, r.allow)
+	}
+	v.ran, v.burnt, v.took, v.output = true, burnt, took, len(out)
+	v.used += time.Duration(len(r.w.frame)+len(out)) / 2 // which the host works off
+	if len(in.printed) > 0 {
+		r.print(in.printed)
+	}
+	if err != nil {
+		r.trapped(v, err)
+	}
+	return err
+}
+
+// trapped notes that a call came to nothing. The instance is lost, unless the plugin said that itself.
+func (r *run) trapped(v *visit, err error) {
+	r.traps++
+	m := &r.pool.metrics
+	m.traps.Inc()
+	if v.in.meter.over {
+		m.stopped.Inc()
+	}
+	if _, stated := errors.AsType[pluginError](err); !stated {
+		r.pool.discard(v.in)
+		v.in = nil
 	}
 }
 
 // again takes an instance of a new pool.
-func (r *run) again() (*instance, time.Duration, error) {
+func (r *run) again(v *visit) error {
 	p, err := r.h.pool(r.st, r.now)
 	if err == nil {
 		way := *r.route // which others may share
 		way.pool, way.verdict = p, p.module.verdict(r.tenant)
 		r.route = &way
-		in, used, err := p.take(r.now)
-		if !errors.Is(err, errGone) {
-			return in, used, err
+		if err = p.take(v, r.now); !errors.Is(err, errGone) {
+			return err
 		}
 	}
 	if errors.Is(err, errClosed) {
-		return nil, 0, err
+		return err
 	}
-	return nil, 0, notRun{text: err.Error()}
+	return notRun{text: err.Error()}
 }
 
 // fail gives a device that was tried alone its reason.
 func (r *run) fail(work *dunlin.Work, reason error) {
 	work.Outcome = dunlin.Outcome{Failure: reason.Error()}
-	r.pool.metrics.inputs.Add(float64(len(work.Inputs)))
+	r.h.gate.mu.Lock()
+	r.pool.metrics.tally.inputs += int64(len(work.Inputs))
+	r.h.gate.mu.Unlock()
 	if n, innocent := errors.AsType[notRun](reason); innocent {
 		r.pool.metrics.failures.Inc()
 		if n.version {
@@ -238,6 +297,10 @@ func (r *run) strike(work *dunlin.Work, version bool) {
 
 // judge looks whether the version is bad, and reports it once if so.
 func (r *run) judge(work *dunlin.Work) {
+	r.h.gate.mu.Lock()
+	r.verdict.inputs.Add(r.verdict.more)
+	r.verdict.more = 0
+	r.h.gate.mu.Unlock()
 	reason := r.verdict.fail(work.DeviceKey, len(work.Inputs), r.now, r.h.cfg.Limits.BadDevices)
 	if reason == "" {
 		return
@@ -262,6 +325,7 @@ func pluginName(st *dunlin.Stage) string {
 
 // refuse gives all works a reason without a call.
 func (r *run) refuse(works []*dunlin.Work, reason string) {
+	r.pool.touch(r.now)
 	for _, work := range works {
 		work.Outcome = dunlin.Outcome{Failure: "not tried: this version of the plugin " + reason}
 		r.pool.metrics.refused.Add(float64(len(work.Inputs)))
@@ -312,56 +376,4 @@ func (r *run) log() {
 			slog.String("text", text))
 	}
 	r.w.lines = r.w.lines[:0]
-}
-
-// most inputs of a plugin's first crossing, when nothing is known of what they take.
-const firstInputs = 64
-
-// cost is what a pool's crossings take, as far as known: means, the newer the heavier.
-type cost struct {
-	calls    atomicCount
-	perUnit  atomicFloat // nanoseconds
-	perInput atomicFloat // nanoseconds; quick to rise, slow to fall
-}
-
-// sample reports whether the next crossing is to be measured even if it is short.
-func (c *cost) sample() bool { return c.calls.Add(1)%sampled == 1 }
-
-// note learns from a crossing and returns what it took: measured, if took is not 0, or estimated by what it burnt.
-func (c *cost) note(burnt int64, took time.Duration, inputs int) time.Duration {
-	unit := c.perUnit.Load()
-	if took == 0 {
-		if unit == 0 {
-			unit = nanosUsual
-		}
-		took = time.Duration(float64(burnt) * unit)
-	} else if burnt > 0 {
-		now := min(float64(took)/float64(burnt), nanosWorst)
-		if unit == 0 {
-			unit = now
-		}
-		c.perUnit.Store(unit + (min(now, 2*unit)-unit)/8) // the odd one was interrupted
-	}
-	if inputs > 0 {
-		mean, now := c.perInput.Load(), float64(took)/float64(inputs)
-		switch {
-		case mean == 0:
-			mean = now
-		case now > mean:
-			mean += (now - mean) / 2
-		default:
-			mean += (now - mean) / 32
-		}
-		c.perInput.Store(mean)
-	}
-	return took
-}
-
-// inputs returns how many inputs are expected to take that long.
-func (c *cost) inputs(in time.Duration) int {
-	per := c.perInput.Load()
-	if per == 0 {
-		return firstInputs
-	}
-	return int(min(max(float64(in)/per, 1), math.MaxInt32))
 }

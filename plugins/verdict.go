@@ -100,6 +100,7 @@ func (t *trial) judge() (string, bool) {
 // verdict is what a node thinks of a version that a tenant runs.
 type verdict struct {
 	inputs  atomic.Int64
+	more    int64 // which inputs does not have yet; the gate's lock guards it
 	refusal atomic.Pointer[refusal]
 	mu      struct {
 		sync.Mutex
