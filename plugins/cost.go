@@ -37,7 +37,10 @@ func (c *cost) note(burnt int64, took time.Duration, inputs int) time.Duration {
 		c.perUnit = unit + (min(now, 2*unit)-unit)/8 // the odd one was interrupted
 	}
 	if inputs > 0 {
-		mean, now := c.perInput, float64(took)/float64(inputs)
+		mean, now := c.perInput, float64(took)
+		if inputs > 1 {
+			now /= float64(inputs)
+		}
 		switch {
 		case mean == 0:
 			mean = now

@@ -24,6 +24,9 @@ func (w *worker) decode(out []byte, works []*dunlin.Work, now dunlin.Time, allow
 	for _, work := range works {
 		work.Outcome = dunlin.Outcome{}
 	}
+	if len(out) == 0 && !w.noted { // most often there is nothing to say
+		return nil
+	}
 	d := decoder{w: w, now: now, allow: allow}
 	lines := len(w.lines)
 	r := abi.NewReader(out)
@@ -95,11 +98,13 @@ func (d *decoder) reset() {
 	if d.emit > 0 {
 		clear(w.records)
 		clear(w.signals)
-		clear(w.commands)
-		clear(w.publish)
-		clear(w.refused)
 		w.records, w.signals, w.timers = w.records[:0], w.signals[:0], w.timers[:0]
-		w.commands, w.publish, w.refused = w.commands[:0], w.publish[:0], w.refused[:0]
+		if len(w.commands)+len(w.publish)+len(w.refused) > 0 {
+			clear(w.commands)
+			clear(w.publish)
+			clear(w.refused)
+			w.commands, w.publish, w.refused = w.commands[:0], w.publish[:0], w.refused[:0]
+		}
 	}
 	w.logs = w.logs[:0]
 	d.work, d.why, d.emit = nil, "", 0
@@ -128,16 +133,25 @@ func (d *decoder) finish() {
 // emitted moves what was counted as emissions.
 func (d *decoder) emitted(o *dunlin.Outcome) {
 	w := d.w
-	if n := len(w.records); n > 0 {
-		if cap(w.recordSlab)-len(w.recordSlab) < n {
-			w.recordSlab = make([]dunlin.Record, 0, max(64, n))
-		}
-		at := len(w.recordSlab)
-		w.recordSlab = append(w.recordSlab, w.records...)
-		o.Records = w.recordSlab[at : at+n : at+n]
+	o.Records, o.Signals = lay(&w.recordSlab, w.records, 64), lay(&w.signalSlab, w.signals, 8)
+	o.Timers = seldom(w.timers)
+	if len(w.commands)+len(w.publish)+len(w.refused) > 0 {
+		o.Commands, o.Publish, o.Refused = seldom(w.commands), seldom(w.publish), refusals(w.refused)
 	}
-	o.Signals, o.Timers = seldom(w.signals), seldom(w.timers)
-	o.Commands, o.Publish, o.Refused = seldom(w.commands), seldom(w.publish), refusals(w.refused)
+}
+
+// lay copies a list to a slab of at least most items, which the lists of several devices share.
+func lay[T any](slab *[]T, list []T, most int) []T {
+	n := len(list)
+	if n == 0 {
+		return nil
+	}
+	if cap(*slab)-len(*slab) < n {
+		*slab = make([]T, 0, max(most, n))
+	}
+	at := len(*slab)
+	*slab = append(*slab, list...)
+	return (*slab)[at : at+n : at+n]
 }
 
 // fail notes the first thing that is wrong with the device's part.
@@ -244,12 +258,15 @@ func (d *decoder) alert(flags uint16, rec []byte) error {
 		d.fail("an alert has severity %d, not 1 to 4", a.Severity)
 		return nil
 	}
-	s.Rule, s.Key = d.w.intern(a.Rule), d.w.intern(a.Key)
-	if err := dunlin.ValidatePluginName(s.Rule); err != nil {
-		d.fail("an alert's rule: %v", err)
-		return nil
+	if s.Rule = d.w.rule; s.Rule != string(a.Rule) || s.Rule == "" { // mostly the one before, which is known to be valid
+		s.Rule = d.w.intern(a.Rule)
+		if err := dunlin.ValidatePluginName(s.Rule); err != nil {
+			d.fail("an alert's rule: %v", err)
+			return nil
+		}
+		d.w.rule = s.Rule
 	}
-	if s.Key != "" {
+	if s.Key = d.w.intern(a.Key); s.Key != "" {
 		if err := dunlin.ValidateMetric(s.Key); err != nil {
 			d.fail("the key of an alert %s: %v", s.Rule, err)
 			return nil
@@ -263,7 +280,7 @@ func (d *decoder) alert(flags uint16, rec []byte) error {
 			d.fail("the value of an alert %s is not finite", s.Rule)
 			return nil
 		}
-		s.Value = &a.Value
+		s.Value = new(a.Value) // of its own: it may be kept for long, and all of the alert's record with it
 	}
 	d.w.signals = append(d.w.signals, s)
 	return nil

@@ -25,8 +25,10 @@ type worker struct {
 	refused  []dunlin.InputError
 
 	recordSlab []dunlin.Record // readings of many devices lie in one piece
+	signalSlab []dunlin.AlertSignal
 	stateSlab  []byte
 	interned   map[string]string
+	rule       string // of the last alert that had a valid one
 }
 
 func newWorker(l *Limits) *worker {

@@ -19,6 +19,7 @@ type route struct {
 	flow    *flow
 	pool    *pool
 	verdict *verdict
+	grants  grants
 }
 
 // routes is a direct-mapped cache by the stage's address.
@@ -60,7 +61,7 @@ func (h *Host) route(domain dunlin.DomainID, st *dunlin.Stage, tenant dunlin.Ten
 	if r.pool, err = h.pool(st, now); err != nil {
 		return r, err
 	}
-	r.verdict = r.pool.module.verdict(tenant)
+	r.verdict, r.grants = r.pool.module.verdict(tenant), r.pool.module.manifest.grants()
 	h.routes.slot(st).Store(r)
 	return r, nil
 }

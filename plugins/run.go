@@ -40,7 +40,7 @@ func (r *run) pause(used time.Duration) { r.h.gate.pause(&r.turn, used) }
 
 // batch works off all works, in as many crossings as they need. It errs only if the host is closing.
 func (r *run) batch(works []*dunlin.Work) error {
-	r.w.serve(r.st, r.pool.module.manifest)
+	r.w.made, r.w.grants = r.st.Made, r.grants
 	works = r.withoutQuarantined(works)
 	for len(works) > 0 {
 		n := r.affordable(works[:r.w.take(works, &r.h.cfg.Limits)])
@@ -132,7 +132,10 @@ func (r *run) cross(works []*dunlin.Work) error {
 	if err != nil {
 		return err
 	}
-	share := uint64(v.burnt) / uint64(len(works))
+	share := uint64(v.burnt)
+	if len(works) > 1 { // a division takes as long as all else here
+		share /= uint64(len(works))
+	}
 	for _, work := range works {
 		work.Outcome.FuelUsed = share
 		if why := work.Outcome.Failure; why != "" {
