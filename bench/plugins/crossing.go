@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -22,82 +23,125 @@ type contender struct {
 	close   func()
 }
 
-// crossings compares them: what a reading costs alone and in a batch of 100 devices, alerts and states included.
+// crossings compares them: what a reading costs alone and in a batch of 100 devices, alerts and states included. The runs are
+// short and take turns: whatever disturbs the machine for a while disturbs a few runs of all, not all runs of one.
 func crossings(ctx context.Context, o options) error {
-	fmt.Printf("Crossing: the threshold example, one reading a device, alerts and states in and out (medians of %d runs of %v, CPU time of this process)\n", o.runs, o.bench)
+	runs := o.runs * crossingTurns
+	each := o.bench / crossingTurns
+	fmt.Printf("Crossing: the threshold example, one reading a device, alerts and states in and out (medians of %d runs of %v, CPU time of this process)\n", runs, each)
 	fmt.Printf("  %-26s %14s %14s %12s %14s\n", "", "single, ns", "single ev/s", "of 100, ns", "of 100, ev/s")
 	cs, err := contenders(o)
 	if err != nil {
 		return err
 	}
-	for _, c := range cs {
-		if c.missing != "" {
-			fmt.Printf("  %-26s %s\n", c.name, c.missing)
-			continue
+	var ls []*line
+	for i := range cs {
+		l := &line{contender: &cs[i], single: newCourse(&cs[i], 1), batch: newCourse(&cs[i], 100)}
+		ls = append(ls, l)
+		defer l.end()
+	}
+	for turn := range runs + 1 { // the first warms up
+		for _, l := range ls {
+			if err := errors.Join(l.single.measure(ctx, each, turn > 0), l.batch.measure(ctx, each, turn > 0)); err != nil {
+				return fmt.Errorf("%s: %w", l.name, err)
+			}
 		}
-		single, err := cost(ctx, o, &c, 1)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
-		batch, err := cost(ctx, o, &c, 100)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
-		c.close()
-		says := ""
-		if c.single > 0 {
-			says = verdict(single/1e3 <= c.single && 1e3/batch >= c.batch, fmt.Sprintf("≤ %v µs, ≥ %v M ev/s", c.single, c.batch))
-		}
-		fmt.Printf("  %-26s %14.0f %14.0f %12.0f %14.0f  %s\n", c.name, single, 1e9/single, batch, 1e9/batch, says)
+	}
+	for _, l := range ls {
+		l.print()
 	}
 	return nil
 }
 
-// cost is nanoseconds of processor time for a reading.
-func cost(ctx context.Context, o options, c *contender, devices int) (float64, error) {
-	works := reports(devices)
-	n := 0
-	now := epoch
-	step := func() error {
-		now += 1000
-		for _, w := range works {
-			w.Inputs[0].Received, w.Inputs[0].Records[0].Time, w.Inputs[0].Records[0].Num = now, now, temperature(n)
-			n++
+// crossingTurns is how many pieces a run of a crossing is cut into.
+const crossingTurns = 10
+
+// line is what is said of a contender.
+type line struct {
+	*contender
+	single, batch *course
+}
+
+func (l *line) end() {
+	if l.close != nil {
+		l.close()
+	}
+}
+
+func (l *line) print() {
+	if l.missing != "" {
+		fmt.Printf("  %-26s %s\n", l.name, l.missing)
+		return
+	}
+	single, batch := medianOf(l.single.costs), medianOf(l.batch.costs)
+	says := ""
+	if l.goals.single > 0 {
+		says = verdict(single/1e3 <= l.goals.single && 1e3/batch >= l.goals.batch, fmt.Sprintf("≤ %v µs, ≥ %v M ev/s", l.goals.single, l.goals.batch))
+	}
+	fmt.Printf("  %-26s %14.0f %14.0f %12.0f %14.0f  %s\n", l.name, single, 1e9/single, batch, 1e9/batch, says)
+}
+
+// course is a contender's way through the temperatures, with so many devices at once.
+type course struct {
+	c     *contender
+	works []*dunlin.Work
+	n     int
+	now   dunlin.Time
+	costs []float64 // nanoseconds of processor time for a reading, of each run
+}
+
+func newCourse(c *contender, devices int) *course {
+	return &course{c: c, works: reports(devices), now: epoch}
+}
+
+// step has one reading of each device worked off.
+func (s *course) step() error {
+	s.now += 1000
+	for _, w := range s.works {
+		w.Inputs[0].Received, w.Inputs[0].Records[0].Time, w.Inputs[0].Records[0].Num = s.now, s.now, temperature(s.n)
+		s.n++
+	}
+	s.n++ // each device gets all temperatures
+	if err := s.c.run(s.works); err != nil {
+		return err
+	}
+	for _, w := range s.works {
+		if w.Outcome.Failure != "" {
+			return errors.New(w.Outcome.Failure)
 		}
-		n++ // each device gets all temperatures
-		if err := c.run(works); err != nil {
-			return err
+		if w.Outcome.State != nil {
+			w.State = w.Outcome.State
 		}
-		for _, w := range works {
-			if w.Outcome.Failure != "" {
-				return fmt.Errorf("%s", w.Outcome.Failure)
-			}
-			if w.Outcome.State != nil {
-				w.State = w.Outcome.State
-			}
-		}
+	}
+	return nil
+}
+
+// measure runs it for a while.
+func (s *course) measure(ctx context.Context, most time.Duration, counts bool) error {
+	if s.c.missing != "" {
 		return nil
 	}
-	for range 200 { // compiles, warms up
-		if err := step(); err != nil {
-			return 0, err
+	for range 20 { // the caches are somebody else's
+		if err := s.step(); err != nil {
+			return err
 		}
 	}
-	return median(o, func() (float64, error) {
-		began, cpu, count := time.Now(), cpuTime(), 0
-		for time.Since(began) < o.bench {
-			for range 20 {
-				if err := step(); err != nil {
-					return 0, err
-				}
-			}
-			count += 20 * devices
-			if ctx.Err() != nil {
-				return 0, context.Cause(ctx)
+	began, cpu, count := time.Now(), cpuTime(), 0
+	for time.Since(began) < most {
+		for range 20 {
+			if err := s.step(); err != nil {
+				return err
 			}
 		}
-		return float64(cpuTime()-cpu) / float64(count), nil
-	})
+		count += 20 * len(s.works)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	if counts {
+		s.costs = append(s.costs, float64(cpuTime()-cpu)/float64(count))
+	}
+	return nil
 }
 
 func contenders(o options) (cs []contender, err error) {
