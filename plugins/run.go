@@ -41,7 +41,9 @@ func (r *run) pause(used time.Duration) { r.h.gate.pause(&r.turn, used) }
 // batch works off all works, in as many crossings as they need. It errs only if the host is closing.
 func (r *run) batch(works []*dunlin.Work) error {
 	r.w.made, r.w.grants = r.st.Made, r.grants
-	works = r.withoutQuarantined(works)
+	if works = r.withoutQuarantined(works); len(works) == 0 {
+		r.pool.touch(r.now) // or what is known of those devices would end with it
+	}
 	for len(works) > 0 {
 		n := r.affordable(works[:r.w.take(works, &r.h.cfg.Limits)])
 		if n == 0 {
