@@ -126,10 +126,18 @@ func (s *shard) endLane(key laneKey, l *lane) {
 func (s *shard) stage(t *turn) {
 	r, stage := t.lane.rules, t.stage
 	s.prepare(t, r, stage)
+	last := stage == len(r.Stages)-1
 	s.dir.lanes.Go(func() {
 		t.laneErr = t.beside(s.dir, r, stage)
+		n, soon := int64(max(t.uplinks, 1)), !last || t.laneErr != nil
 		s.box.land(t)
-		s.dir.beat.enlistMail(&s.box)
+		if soon {
+			s.dir.beat.enlistMail(&s.box)
+			return
+		}
+		// What it made shares the next commit with everybody: commits of its own would be in others' way.
+		s.dir.beat.enlistTurn(&s.box)
+		s.dir.beat.posted(n)
 	})
 }
 
