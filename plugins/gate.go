@@ -76,6 +76,8 @@ func (g *gate) enterLocked(t *turn) (granted bool, err error) {
 	if g.mu.closed {
 		return false, errClosed
 	}
+	// Of most domains it is known without a look at the clock.
+	t.busy = givesWay && t.flow.busyUntil > 0 && g.clock() < t.flow.busyUntil
 	granted, queued := g.mu.shares.enter(t, g.now())
 	if !granted && !queued {
 		return false, notRun{text: fmt.Sprintf("not tried: %d calls of the domain are waiting already", g.mu.shares.most)}

@@ -55,22 +55,23 @@ type Config struct {
 
 // Host runs plugins. Its methods may be called concurrently.
 type Host struct {
-	cfg     Config
-	rt      wazero.Runtime
-	cache   wazero.CompilationCache // nil without CacheDir
-	metrics *metrics
-	rules   ruleSets
-	gate    *gate
-	clock   func() time.Duration // monotonic
-	runs    sync.Pool            // *run: memory of calls of Process that have ended
-	routes  routes
-	refills chan *pool      // want a spare; a full queue means that who needs an instance makes it
-	ctx     context.Context // ends with the host
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	uses    atomic.Int64 // of modules so far: says which one was used last
-	swept   atomic.Int64
-	memory  atomic.Int64 // bytes of all instances
+	cfg        Config
+	rt         wazero.Runtime
+	cache      wazero.CompilationCache // nil without CacheDir
+	metrics    *metrics
+	rules      ruleSets
+	gate       *gate
+	background background
+	clock      func() time.Duration // monotonic
+	runs       sync.Pool            // *run: memory of calls of Process that have ended
+	routes     routes
+	refills    chan *pool      // want a spare; a full queue means that who needs an instance makes it
+	ctx        context.Context // ends with the host
+	stop       context.CancelFunc
+	done       sync.WaitGroup
+	uses       atomic.Int64 // of modules so far: says which one was used last
+	swept      atomic.Int64
+	memory     atomic.Int64 // bytes of all instances
 
 	refillRef uint64 // the function that gives instances fuel, as they refer to it
 	reference func() float64
@@ -112,6 +113,7 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{cfg: cfg, clock: func() time.Duration { return time.Since(opened) },
 		refills: make(chan *pool, 2*cfg.Workers)}
 	h.gate = newGate(h.clock, cfg.Workers, cfg.Limits.Waiting, cfg.Limits.DomainTime.Seconds())
+	h.background.most = cfg.Workers
 	h.reference = sync.OnceValue(h.measureReference)
 	h.runs.New = func() any { return newRun(h) }
 	if cfg.CacheDir != "" {
@@ -164,6 +166,7 @@ func (h *Host) Close() error {
 	}
 	h.stop()
 	h.gate.close()
+	h.background.close()
 	h.done.Wait()
 	h.compiling.Lock()
 	defer h.compiling.Unlock()

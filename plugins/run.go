@@ -21,11 +21,17 @@ type run struct {
 	rest   []*dunlin.Work                     // those not in quarantine
 	allow  func([]byte, dunlin.Time) []string // the method lines: made once, not for each crossing
 	paused func(time.Duration)                // the method pause, likewise
+	played func()                             // the method play, likewise
+	job    struct {
+		visit
+		works []*dunlin.Work
+		err   error
+	} // of behind
 }
 
 func newRun(h *Host) *run {
 	r := &run{h: h, w: newWorker(&h.cfg.Limits)}
-	r.allow, r.paused = r.lines, r.pause
+	r.allow, r.paused, r.played = r.lines, r.pause, r.play
 	return r
 }
 
@@ -129,7 +135,12 @@ func (r *run) cross(works []*dunlin.Work) error {
 	if err := r.enter(&v); err != nil {
 		return err
 	}
-	err := r.crossing(&v, works)
+	var err error
+	if r.turn.busy {
+		v, err = r.behind(v, works)
+	} else {
+		err = r.crossing(&v, works)
+	}
 	r.leave(&v, err == nil)
 	if err != nil {
 		return err
@@ -194,6 +205,17 @@ func (r *run) leave(v *visit, good bool) {
 		p.discard(v.in)
 	}
 }
+
+// behind is crossing on a thread that gives way.
+func (r *run) behind(v visit, works []*dunlin.Work) (visit, error) {
+	r.job.visit, r.job.works = v, works
+	r.h.background.do(r.played)
+	v, err := r.job.visit, r.job.err
+	r.job.visit, r.job.works, r.job.err = visit{}, nil, nil
+	return v, err
+}
+
+func (r *run) play() { r.job.err = r.crossing(&r.job.visit, r.job.works) }
 
 func (r *run) crossing(v *visit, works []*dunlin.Work) (err error) {
 	if v.in == nil {

@@ -52,6 +52,7 @@ type turn struct {
 	flow    *flow
 	charged float64       // nanoseconds, to the flow's tag: what it is known to have used
 	long    bool          // it has used longCall
+	busy    bool          // of the shell: the domain is busy
 	granted chan struct{} // of the shell: poked when it may run
 }
 

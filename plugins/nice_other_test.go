@@ -1,0 +1,7 @@
+//go:build !linux
+
+package plugins
+
+import "testing"
+
+func threadNice(*testing.T) int32 { return 0 }
