@@ -17,17 +17,20 @@ import (
 const (
 	isolationMost = 1.10 // the quiet domain's p99 beside the greedy one's, by that alone
 	// greedyCPU is some less than the 9 ms at which a call is stopped: a version that is stopped again and again is no longer called.
-	greedyCPU     = 5 * time.Millisecond
+	greedyCPU     = 4 * time.Millisecond
 	greedyLeast   = 0.5   // processors that the node takes then, or A was stopped
 	quietRate     = 200.0 // messages/s, half over MQTT and half over CoAP
 	greedyRate    = 200.0
 	quietDevices  = 100
 	greedyDevices = 200
-	warmup        = 4 * time.Second
+	warmup        = 1500 * time.Millisecond
+	// isolationTurns is how many turns of all three a run has.
+	isolationTurns = 3
 )
 
 // isolation measures what a domain with a plugin that takes most of what a call may take, at every input, costs another one. What
-// the same messages cost it with a plugin that takes nothing tells the plugin's part from that of more traffic.
+// the same messages cost it with a plugin that takes nothing tells the plugin's part from that of more traffic. The three
+// take turns on one node, for what else the machine and its disk do comes and goes in seconds.
 func isolation(ctx context.Context, o options) error {
 	burner, err := buildBurner(ctx, o)
 	if err != nil {
@@ -37,17 +40,28 @@ func isolation(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("Isolation: domain B, 200 msg/s over MQTT and CoAP: alone; beside domain A with 200 msg/s over MQTT whose plugin takes next to nothing; with one that takes %v at each (medians of %d runs, %v each)\n",
-		greedyCPU, o.runs, o.duration)
+	n, err := startNode(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer n.stop()
+	if err := isolationDomains(ctx, o, n, burner, rounds); err != nil {
+		return err
+	}
+	long, turns := o.duration/2, isolationTurns*o.runs
+	fmt.Printf("Isolation: domain B, %.0f msg/s over MQTT and CoAP: alone; beside domain A with %.0f msg/s over MQTT whose plugin takes next to nothing; with one that takes %v at each (medians of %d turns of %v each)\n",
+		quietRate, greedyRate, greedyCPU, turns, long)
 	var all [3]stretch
 	var toAlone, toCheap []float64
-	for range o.runs {
-		run, err := isolated(ctx, o, burner, rounds)
-		if err != nil {
-			return err
+	for range turns {
+		var run [3]stretch
+		for i, prefix := range []string{"", "a", "g"} {
+			if run[i], err = beside(ctx, o, n, prefix, long); err != nil {
+				return err
+			}
 		}
 		if used := run[2].cpu[0]; used < greedyLeast {
-			fmt.Printf("  a run does not count: domain A was stopped, the node took %.2f processors\n", used)
+			fmt.Printf("  a turn does not count: domain A was stopped, the node took %.2f processors\n", used)
 			continue
 		}
 		for i := range all {
@@ -56,7 +70,7 @@ func isolation(ctx context.Context, o options) error {
 		toAlone, toCheap = append(toAlone, run[2].p99[0]/run[0].p99[0]), append(toCheap, run[2].p99[0]/run[1].p99[0])
 	}
 	if len(toAlone) == 0 {
-		fmt.Println("  not measured: domain A was stopped in every run; is something else running?")
+		fmt.Println("  not measured: domain A was stopped in every turn; is something else running?")
 		return nil
 	}
 	fmt.Printf("  %-38s %12s %12s %12s %18s\n", "", "B p50, ms", "B p99, ms", "A, acked/s", "node, processors")
@@ -69,7 +83,7 @@ func isolation(ctx context.Context, o options) error {
 	return nil
 }
 
-// stretch is what was measured under the same conditions, in one run or in all.
+// stretch is what was measured under the same conditions, in one turn or in all.
 type stretch struct{ p50, p99, greedy, cpu []float64 }
 
 func (s *stretch) add(o *stretch) {
@@ -77,48 +91,20 @@ func (s *stretch) add(o *stretch) {
 	s.greedy, s.cpu = append(s.greedy, o.greedy...), append(s.cpu, o.cpu...)
 }
 
-// isolated measures the three on one node.
-func isolated(ctx context.Context, o options, burner []byte, rounds int) (run [3]stretch, err error) {
-	n, err := startNode(ctx, o)
-	if err != nil {
-		return run, err
-	}
-	defer n.stop()
+// isolationDomains makes domain B, and A twice: with a plugin that takes nothing, and with one that takes much.
+func isolationDomains(ctx context.Context, o options, n *node, burner []byte, rounds int) error {
 	wasm, name, err := quietModule(o)
 	if err != nil {
-		return run, err
+		return err
 	}
-	if err := errors.Join(n.push(ctx, name, wasm), n.push(ctx, "burn", burner)); err != nil {
-		return run, err
-	}
-	if err := n.domain(ctx, "b", name, `{}`, quietDevices/2, "bm", "bc"); err != nil {
-		return run, err
-	}
-	for i, rounds := range []int{0, 1, rounds} {
-		if rounds == 0 {
-			if run[i], err = beside(ctx, o, n, nil); err != nil {
-				return run, err
-			}
-			continue
-		}
-		devices := greedyDevices
-		if i == 2 {
-			devices = 0 // they are there
-		}
-		if err := n.domain(ctx, "a", "burn", fmt.Sprintf(`{"rounds":%d}`, rounds), devices, "a"); err != nil {
-			return run, err
-		}
-		run[i], err = beside(ctx, o, n, &load.Config{Protocol: "mqtt", Addr: n.MQTT, Clients: greedyDevices, Devices: greedyDevices, Prefix: "a",
-			Rate: greedyRate, Warmup: 2 * warmup, Duration: o.duration})
-		if err != nil {
-			return run, err
-		}
-	}
-	return run, nil
+	return errors.Join(n.push(ctx, name, wasm), n.push(ctx, "burn", burner),
+		n.domain(ctx, "b", name, `{}`, quietDevices/2, "bm", "bc"),
+		n.domain(ctx, "a", "burn", `{"rounds":1}`, greedyDevices, "a"),
+		n.domain(ctx, "g", "burn", fmt.Sprintf(`{"rounds":%d}`, rounds), greedyDevices, "g"))
 }
 
-// beside plays domain B's load beside another one, if any.
-func beside(ctx context.Context, o options, n *node, other *load.Config) (s stretch, err error) {
+// beside plays domain B's load beside that of the devices with a prefix, if any.
+func beside(ctx context.Context, o options, n *node, prefix string, long time.Duration) (s stretch, err error) {
 	type done struct {
 		res *load.Result
 		err error
@@ -127,9 +113,10 @@ func beside(ctx context.Context, o options, n *node, other *load.Config) (s stre
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	greedy := 0.0
-	if other != nil {
+	if prefix != "" {
 		go func() {
-			res, err := load.Run(ctx, *other)
+			res, err := load.Run(ctx, load.Config{Protocol: "mqtt", Addr: n.MQTT, Clients: greedyDevices, Devices: greedyDevices, Prefix: prefix,
+				Rate: greedyRate, Warmup: 2 * warmup, Duration: long})
 			ended <- done{res, err}
 		}()
 		select { // until it is known what A's plugin takes
@@ -139,12 +126,12 @@ func beside(ctx context.Context, o options, n *node, other *load.Config) (s stre
 		}
 	}
 	cpu, began := n.cpu(), time.Now()
-	p50, p99, err := quiet(ctx, o, n)
+	p50, p99, err := quiet(ctx, n, long)
 	if err != nil {
 		return s, err
 	}
 	used := (n.cpu() - cpu) / time.Since(began).Seconds()
-	if other != nil {
+	if prefix != "" {
 		d := <-ended
 		if d.err != nil {
 			return s, fmt.Errorf("domain A: %w", d.err)
@@ -155,14 +142,14 @@ func beside(ctx context.Context, o options, n *node, other *load.Config) (s stre
 }
 
 // quiet plays domain B's load and returns how long its readings took to be acked, in ms.
-func quiet(ctx context.Context, o options, n *node) (p50, p99 float64, err error) {
+func quiet(ctx context.Context, n *node, long time.Duration) (p50, p99 float64, err error) {
 	results := make(chan error, 2)
 	sum := hdrhistogram.New(1, int64(time.Minute/time.Microsecond), 3)
 	hists := make(chan *hdrhistogram.Histogram, 2)
 	for protocol, addr := range map[string]string{"mqtt": n.MQTT, "coap": n.CoAP} {
 		go func() {
 			res, err := load.Run(ctx, load.Config{Protocol: protocol, Addr: addr, Clients: quietDevices / 2, Devices: quietDevices / 2,
-				Prefix: "b" + protocol[:1], Rate: quietRate / 2, Warmup: warmup, Duration: o.duration})
+				Prefix: "b" + protocol[:1], Rate: quietRate / 2, Warmup: warmup, Duration: long})
 			if err == nil {
 				hists <- res.Ack
 			}
