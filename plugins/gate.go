@@ -19,7 +19,7 @@ type gate struct {
 		closed bool
 		inside int           // calls that wait or run
 		empty  chan struct{} // closed when closed and nobody is inside
-		timer  *time.Timer   // for domains beyond their budget
+		timer  *time.Timer   // for domains and tenants beyond their budget
 		swept  time.Duration
 		uses   int64 // of pools so far: says which one was used last
 	}
@@ -39,15 +39,15 @@ type flowUse struct {
 	busyUntil time.Duration
 }
 
-func newGate(clock func() time.Duration, slots, most int, budget float64) *gate {
+func newGate(clock func() time.Duration, slots, most int, b budgets) *gate {
 	g := &gate{clock: clock}
-	g.mu.shares, g.mu.empty = newShares(slots, most, budget), make(chan struct{})
+	g.mu.shares, g.mu.empty = newShares(slots, most, b), make(chan struct{})
 	return g
 }
 
 // now is the clock, which only budgets need.
 func (g *gate) now() time.Duration {
-	if g.mu.shares.budget <= 0 {
+	if !g.mu.shares.budgets.any() {
 		return 0
 	}
 	return g.clock()
@@ -161,7 +161,7 @@ func (g *gate) grantLocked() {
 
 // alarmLocked sees to it that calls beyond their domain's budget go on in time.
 func (g *gate) alarmLocked() {
-	if g.mu.shares.budget <= 0 {
+	if !g.mu.shares.budgets.any() {
 		return
 	}
 	after := g.mu.shares.wake(g.now())
@@ -183,7 +183,7 @@ func (g *gate) alarmLocked() {
 func (g *gate) close() {
 	g.mu.Lock()
 	g.mu.closed = true
-	g.mu.shares.budget = 0 // who waits for it goes on
+	g.mu.shares.budgets = budgets{} // who waits for it goes on
 	if g.mu.inside == 0 {
 		close(g.mu.empty)
 	}

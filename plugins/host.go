@@ -112,7 +112,8 @@ func Open(cfg Config) (*Host, error) {
 	opened := time.Now()
 	h := &Host{cfg: cfg, clock: func() time.Duration { return time.Since(opened) },
 		refills: make(chan *pool, 2*cfg.Workers)}
-	h.gate = newGate(h.clock, cfg.Workers, cfg.Limits.Waiting, cfg.Limits.DomainTime.Seconds())
+	h.gate = newGate(h.clock, cfg.Workers, cfg.Limits.Waiting,
+		budgets{domain: cfg.Limits.DomainTime.Seconds(), tenant: cfg.Limits.TenantTime.Seconds()})
 	h.background.most = cfg.Workers
 	h.reference = sync.OnceValue(h.measureReference)
 	h.runs.New = func() any { return newRun(h) }

@@ -27,8 +27,9 @@ type Limits struct {
 	// DomainTime is the processor time that one domain's plugins may take in a second, all processors together; beyond it
 	// they wait. 0: as much as the others leave.
 	DomainTime time.Duration
-	Waiting    int // calls of one domain that may wait for a processor; default 4,096
-	BadDevices int // so many devices have to fail within a minute, and a twentieth of the inputs, to make a version bad; default 5
+	TenantTime time.Duration // the same for all domains of a tenant together
+	Waiting    int           // calls of one domain that may wait for a processor; default 4,096
+	BadDevices int           // so many devices have to fail within a minute, and a twentieth of the inputs, to make a version bad; default 5
 
 	FrameBytes    int // a batch is split into crossings of about this size; default 1 MiB
 	InputBytes    int // one device's inputs with its state in one crossing; default 8 MiB

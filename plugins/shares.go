@@ -12,19 +12,23 @@ import (
 //
 //	            ┌─ cold-chain   tag 17 ms ─ call ─ call
 //	waiting ────┤                                        the smallest tag first; its tag grows by what the call takes,
-//	            └─ vibration    tag 21 ms ─ call         divided by the domain's weight
+//	            └─ vibration    tag 21 ms ─ call         divided by the domain's part of its tenant's weight
 //
 // A tag is the time that the domain was served, in its own, weighted time. A domain that begins to call gets at least the
 // tag of what ran last: it has no claim on the time when it had nothing to do. So while two domains have calls waiting,
 // what they got differs by the weights and by no more than a call of each on each processor; who burns little doesn't wait
 // behind who burns much; and nobody waits for ever, since tags only grow. Only long calls get less: one slot is not theirs.
+//
+// Tenants are equal: a domain's weight tells its part among those domains of its tenant that have calls now. So what a tenant
+// gets does not depend on into how many domains it divides its devices.
 type shares struct {
 	slots   int // free ones
 	long    int // long calls that may begin or go on, beside those that do
 	most    int // calls of one domain that may wait
-	budget  float64
+	budgets budgets
 	virtual float64 // the tag of what was begun last, at most
 	flows   map[flowKey]*flow
+	tenants map[dunlin.Tenant]*tenantShare
 	backlog []*flow // those with calls that wait
 }
 
@@ -33,16 +37,58 @@ type flowKey struct {
 	domain dunlin.DomainID
 }
 
+// budgets are how many processors a domain, and a tenant with all its domains, may use at most; 0: all.
+type budgets struct{ domain, tenant float64 }
+
+func (b budgets) any() bool { return b.domain > 0 || b.tenant > 0 }
+
+// tenantShare is a tenant as shares see it.
+type tenantShare struct {
+	flows  int // of it
+	active int // sum of the shares of those with calls
+	bucket
+}
+
+// bucket holds the nanoseconds that may still be used, at a moment. It is not looked at without a budget.
+type bucket struct {
+	tokens float64
+	filled time.Duration // that moment
+}
+
+func newBucket(budget float64, now time.Duration) bucket {
+	return bucket{tokens: budget * float64(budgetBurst), filled: now}
+}
+
+// fill adds what has come since, and reports whether there is anything.
+func (b *bucket) fill(budget float64, now time.Duration) bool {
+	if budget <= 0 {
+		return true
+	}
+	if now > b.filled {
+		b.tokens = min(b.tokens+float64(now-b.filled)*budget, budget*float64(budgetBurst))
+		b.filled = now
+	}
+	return b.tokens > 0
+}
+
+// wait is how long it takes until there is something again.
+func (b *bucket) wait(budget float64) float64 {
+	if budget <= 0 || b.tokens > 0 {
+		return 0
+	}
+	return -b.tokens / budget
+}
+
 // flow is a domain as shares see it.
 type flow struct {
 	key     flowKey
-	weight  float64 // 1: the default
+	tenant  *tenantShare
+	share   int     // its weight: 100 is the default
+	counted int     // in tenant.active
 	tag     float64 // weighted nanoseconds
 	waiting []*turn // the next one first
 	running int
-	// With a budget: nanoseconds that the domain may still use, at a moment.
-	tokens   float64
-	tokensAt time.Duration
+	bucket
 
 	flowUse // of the shell
 }
@@ -65,22 +111,40 @@ const (
 	longCall = 500 * time.Microsecond
 )
 
-func newShares(slots, most int, budget float64) *shares {
-	return &shares{slots: slots, long: max(1, slots-1), most: most, budget: budget, flows: make(map[flowKey]*flow)}
+func newShares(slots, most int, b budgets) *shares {
+	return &shares{slots: slots, long: max(1, slots-1), most: most, budgets: b, flows: make(map[flowKey]*flow),
+		tenants: make(map[dunlin.Tenant]*tenantShare)}
 }
 
 // flow returns a domain's flow, with the weight that it has now.
 func (s *shares) flow(key flowKey, share int, now time.Duration) *flow {
 	f := s.flows[key]
 	if f == nil {
-		f = &flow{key: key, weight: 1, tag: s.virtual, tokens: s.budget * float64(budgetBurst), tokensAt: now}
+		t := s.tenants[key.tenant]
+		if t == nil {
+			t = &tenantShare{bucket: newBucket(s.budgets.tenant, now)}
+			s.tenants[key.tenant] = t
+		}
+		t.flows++
+		f = &flow{key: key, tenant: t, tag: s.virtual, bucket: newBucket(s.budgets.domain, now)}
 		s.flows[key] = f
 	}
 	if share <= 0 {
 		share = shareDefault
 	}
-	f.weight = float64(share) / shareDefault
+	f.share = share
+	f.count()
 	return f
+}
+
+// count keeps the sum of the tenant's active shares right, after any change of the flow.
+func (f *flow) count() {
+	n := 0
+	if f.running > 0 || len(f.waiting) > 0 {
+		n = f.share
+	}
+	f.tenant.active += n - f.counted
+	f.counted = n
 }
 
 // enter asks for a slot: granted at once, or queued, or neither since too many of the domain's calls wait.
@@ -112,6 +176,7 @@ func (s *shares) queue(t *turn, first bool) {
 		copy(f.waiting[1:], f.waiting)
 		f.waiting[0] = t
 	}
+	f.count()
 }
 
 func (s *shares) begin(t *turn) {
@@ -121,16 +186,16 @@ func (s *shares) begin(t *turn) {
 		s.long--
 	}
 	f.running++
+	f.count()
 	s.virtual = max(s.virtual, f.tag)
 }
 
 // charge makes what the call is charged used nanoseconds.
 func (s *shares) charge(t *turn, used float64) {
-	f := t.flow
-	f.tag += (used - t.charged) / f.weight
-	if s.budget > 0 {
-		f.tokens -= used - t.charged
-	}
+	f, more := t.flow, used-t.charged
+	f.tag += more * float64(max(f.tenant.active, f.share)) / float64(f.share)
+	f.tokens -= more
+	f.tenant.tokens -= more
 	t.charged = used
 }
 
@@ -168,6 +233,7 @@ func (s *shares) leave(t *turn, used time.Duration) {
 	}
 	f.running--
 	s.charge(t, max(float64(used), t.charged))
+	f.count()
 }
 
 // next begins the call that is due, if there is a slot; nil if there is none. It is the caller's to tell it.
@@ -209,27 +275,21 @@ func (s *shares) unqueue(f *flow, i int) {
 	}
 }
 
-// affords reports whether the domain has something left of its budget.
+// affords reports whether the domain, and its tenant, have something left of their budgets.
 func (s *shares) affords(f *flow, now time.Duration) bool {
-	if s.budget <= 0 {
-		return true
-	}
-	if now > f.tokensAt {
-		f.tokens = min(f.tokens+float64(now-f.tokensAt)*s.budget, s.budget*float64(budgetBurst))
-		f.tokensAt = now
-	}
-	return f.tokens > 0
+	return f.fill(s.budgets.domain, now) && f.tenant.fill(s.budgets.tenant, now)
 }
 
-// wake returns how long it takes until a call that waits for its domain's budget can begin; 0 if none waits for that.
+// wake returns how long it takes until a call that waits for a budget can begin; 0 if none waits for that.
 func (s *shares) wake(now time.Duration) time.Duration {
 	least := math.Inf(1)
 	for _, f := range s.backlog {
 		if !s.affords(f, now) {
-			least = min(least, -f.tokens/s.budget)
+			f.tenant.fill(s.budgets.tenant, now)
+			least = min(least, max(f.wait(s.budgets.domain), f.tenant.wait(s.budgets.tenant)))
 		}
 	}
-	if s.budget <= 0 || math.IsInf(least, 1) {
+	if math.IsInf(least, 1) {
 		return 0
 	}
 	return time.Duration(least) + time.Microsecond
@@ -240,6 +300,9 @@ func (s *shares) forget(idle func(*flow) bool) {
 	for key, f := range s.flows {
 		if f.running == 0 && len(f.waiting) == 0 && f.tag <= s.virtual && idle(f) {
 			delete(s.flows, key)
+			if f.tenant.flows--; f.tenant.flows == 0 {
+				delete(s.tenants, key.tenant)
+			}
 		}
 	}
 }

@@ -77,7 +77,7 @@ func TestSharesFollowTheWeights(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		slots := rapid.IntRange(1, 4).Draw(t, "slots")
 		domains := rapid.IntRange(2, 6).Draw(t, "domains")
-		w := newWorld(newShares(slots, 1000, 0))
+		w := newWorld(newShares(slots, 1000, budgets{}))
 		w.s.long = slots // long calls are another story
 		calls := make(map[*turn]*call)
 		var flows []*flow
@@ -117,8 +117,8 @@ func TestSharesFollowTheWeights(t *testing.T) {
 		}
 		for i, a := range flows {
 			for _, b := range flows[:i] {
-				got := math.Abs((w.served[a]-from[a])/a.weight - (w.served[b]-from[b])/b.weight)
-				if most := 2 * float64(slots) * (w.longest[a]/a.weight + w.longest[b]/b.weight + 40_000*(1/a.weight+1/b.weight)); got > most {
+				got := math.Abs((w.served[a]-from[a])/a.weight() - (w.served[b]-from[b])/b.weight())
+				if most := 2 * float64(slots) * (w.longest[a]/a.weight() + w.longest[b]/b.weight() + 40_000*(1/a.weight()+1/b.weight())); got > most {
 					t.Fatalf("%s and %s differ by %.0f weighted ns, at most %.0f", a.key.domain, b.key.domain, got, most)
 				}
 			}
@@ -129,7 +129,7 @@ func TestSharesFollowTheWeights(t *testing.T) {
 // A domain that calls seldom and little doesn't wait behind one that burns its full time with many calls: a slice at most.
 func TestLittleDoesNotWaitBehindMuch(t *testing.T) {
 	const slice = 100 * time.Microsecond
-	w := newWorld(newShares(2, 1000, 0))
+	w := newWorld(newShares(2, 1000, budgets{}))
 	calls := make(map[*turn]*call)
 	enter := func(f *flow, length time.Duration) *call {
 		c := &call{turn: turn{flow: f}, since: w.now, length: length}
@@ -167,7 +167,7 @@ func TestLittleDoesNotWaitBehindMuch(t *testing.T) {
 func TestSharesLoseNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		slots, most := rapid.IntRange(1, 3).Draw(t, "slots"), rapid.IntRange(1, 5).Draw(t, "most")
-		budget := rapid.SampledFrom([]float64{0, 0.5}).Draw(t, "budget")
+		budget := budgets{rapid.SampledFrom([]float64{0, 0.5}).Draw(t, "budget"), rapid.SampledFrom([]float64{0, 0.7}).Draw(t, "tenant's")}
 		s := newShares(slots, most, budget)
 		running, waiting := map[*turn]bool{}, map[*turn]bool{}
 		now := time.Duration(0)
@@ -191,7 +191,7 @@ func TestSharesLoseNothing(t *testing.T) {
 			now += time.Duration(rapid.IntRange(0, 1000).Draw(t, "time")) * time.Microsecond
 			switch op := rapid.IntRange(0, 2).Draw(t, "op"); {
 			case op == 0:
-				f := s.flow(flowKey{"t", dunlin.DomainID(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "domain"))}, 0, now)
+				f := s.flow(flowKey{dunlin.Tenant(rapid.SampledFrom([]string{"t", "u"}).Draw(t, "tenant")), dunlin.DomainID(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "domain"))}, 0, now)
 				n := &turn{flow: f}
 				before := len(f.waiting)
 				granted, queued := s.enter(n, now)
@@ -228,7 +228,7 @@ func TestSharesLoseNothing(t *testing.T) {
 				t.Fatalf("%d long ones of %d slots, %d may come", long, slots, s.long)
 			}
 			for r := range waiting {
-				if s.slots > 0 && budget == 0 && (s.long > 0 || !r.flow.waiting[0].long) {
+				if s.slots > 0 && !budget.any() && (s.long > 0 || !r.flow.waiting[0].long) {
 					t.Fatal("a slot is free and somebody waits")
 				}
 			}
@@ -247,32 +247,97 @@ func TestSharesLoseNothing(t *testing.T) {
 		if len(s.backlog) != 0 || s.slots != slots {
 			t.Fatalf("at the end: %d domains in the backlog, %d slots", len(s.backlog), s.slots)
 		}
+		for name, tenant := range s.tenants {
+			if tenant.active != 0 {
+				t.Fatalf("at the end tenant %s has active domains of weight %d", name, tenant.active)
+			}
+		}
+		if s.forget(func(*flow) bool { return true }); len(s.flows) > 0 && len(s.tenants) == 0 || len(s.flows) == 0 && len(s.tenants) > 0 {
+			t.Fatalf("%d domains, %d tenants are remembered", len(s.flows), len(s.tenants))
+		}
 	})
 }
 
-// A domain with a budget gets that much in a second and not more, alone on the machine, too.
-func TestBudgetIsKept(t *testing.T) {
-	w := newWorld(newShares(2, 1000, 0.2))
+// What tenants get does not depend on how many domains they have, and each divides its part by its domains' weights.
+func TestTenantsAreEqual(t *testing.T) {
+	w := newWorld(newShares(2, 1000, budgets{}))
+	w.s.long = 2
 	calls := make(map[*turn]*call)
-	f := w.s.flow(flowKey{"t", "d"}, 0, 0)
-	enter := func() {
+	enter := func(f *flow) {
+		c := &call{turn: turn{flow: f}, since: w.now, length: 300 * time.Microsecond}
+		calls[&c.turn] = c
+		if granted, _ := w.s.enter(&c.turn, w.now); granted {
+			w.begin(c)
+		}
+	}
+	var flows []*flow
+	for i, share := range []int{100, 100, 200, 400} {
+		flows = append(flows, w.s.flow(flowKey{"many", dunlin.DomainID(fmt.Sprint(i))}, share, 0))
+	}
+	flows = append(flows, w.s.flow(flowKey{"one", "0"}, 10, 0))
+	for _, f := range flows {
+		for range 6 {
+			enter(f)
+		}
+	}
+	for w.now < time.Second {
+		for _, c := range w.slice(50*time.Microsecond, calls) {
+			delete(calls, &c.turn)
+			enter(c.flow)
+		}
+		w.grant(calls)
+	}
+	for i, want := range []float64{0.125, 0.125, 0.25, 0.5, 1} { // of two processors
+		if got := w.served[flows[i]] / 1e9; math.Abs(got-want) > 0.01 {
+			t.Errorf("domain %s of tenant %s got %.3f processors, want %.3f", flows[i].key.domain, flows[i].key.tenant, got, want)
+		}
+	}
+}
+
+// A domain, or a tenant, with a budget gets that much in a second and not more, alone on the machine, too.
+func TestBudgetIsKept(t *testing.T) {
+	for _, b := range []budgets{{domain: 0.2}, {tenant: 0.2}, {domain: 0.5, tenant: 0.2}} {
+		testBudget(t, b)
+	}
+}
+
+func testBudget(t *testing.T, b budgets) {
+	w := newWorld(newShares(2, 1000, b))
+	calls := make(map[*turn]*call)
+	domains := 1
+	if b.tenant > 0 {
+		domains = 3
+	}
+	enter := func(f *flow) {
 		c := &call{turn: turn{flow: f}, since: w.now, length: 3 * time.Millisecond}
 		calls[&c.turn] = c
 		if granted, _ := w.s.enter(&c.turn, w.now); granted {
 			w.begin(c)
 		}
 	}
-	for range 4 {
-		enter()
+	var flows []*flow
+	for i := range domains {
+		f := w.s.flow(flowKey{"t", dunlin.DomainID(fmt.Sprint(i))}, 0, 0)
+		flows = append(flows, f)
+		for range 4 {
+			enter(f)
+		}
 	}
 	for w.now < 10*time.Second {
 		for _, c := range w.slice(time.Millisecond, calls) {
 			delete(calls, &c.turn)
-			enter()
+			enter(c.flow)
 		}
 		w.grant(calls)
 	}
-	if used := w.served[f] / 1e9; used < 1.9 || used > 2.3 { // and what was saved up at first
-		t.Errorf("%.2f s of 10 used, the budget is a fifth", used)
+	used := 0.0
+	for _, f := range flows {
+		used += w.served[f] / 1e9
+	}
+	if used < 1.9 || used > 2.3 { // and what was saved up at first
+		t.Errorf("budgets %+v: %.2f s of 10 used, the least is a fifth", b, used)
 	}
 }
+
+// weight is what the flow's part of its tenant's time is in proportion to.
+func (f *flow) weight() float64 { return float64(f.share) / shareDefault }

@@ -23,33 +23,38 @@ import (
 // Config is what a node is told. Each field's key is its koanf tag; the environment variable is DUNLIN_ and the key in
 // capitals with underscores for dots.
 type Config struct {
-	Data          string         `koanf:"data"`             // folder; default ./dunlin-data
-	HTTP          string         `koanf:"http"`             // host:port; default 127.0.0.1:8080
-	MQTT          string         `koanf:"mqtt"`             // host:port; default 127.0.0.1:1883
-	CoAP          string         `koanf:"coap"`             // host:port; default 127.0.0.1:5683
-	Admin         string         `koanf:"admin"`            // host:port of pprof and metrics, loopback only; default "" (none)
-	Shards        int            `koanf:"shards"`           // 1 to 1024; default 64; fixed when the data folder is made
-	DefaultDomain string         `koanf:"default_domain"`   // where unknown devices land; default none: they are refused
-	Insecure      bool           `koanf:"insecure"`         // open to everybody, on any address
-	APIToken      string         `koanf:"api_token"`        // an operator's bearer token, at least 16 bytes
-	WindowMax     time.Duration  `koanf:"window_max"`       // how long a sparse uplink may wait for company; default 9ms
-	CacheBytes    int64          `koanf:"cache_bytes"`      // block cache; default 32 MiB
-	ArchiveAge    time.Duration  `koanf:"archive_age"`      // how long the archived log is kept; default 720h
-	ArchiveBytes  int64          `koanf:"archive_bytes"`    // how much of it; default 4 GiB
-	Name          string         `koanf:"name"`             // the node's name in the cluster; default the machine's, or what the data folder says
-	Zone          string         `koanf:"zone"`             // rack, room or region: replicas of a shard are spread over zones
-	Cluster       string         `koanf:"cluster"`          // host:port where other nodes reach this one: gossip (TCP and UDP); the next two ports carry replication and calls. Default "": alone
-	Advertise     string         `koanf:"advertise"`        // host that other nodes dial, if it is not the one of cluster
-	Join          []string       `koanf:"join"`             // members to join: host, host:port, dns:name, srv:name, file:path
-	Expect        int            `koanf:"bootstrap_expect"` // how many nodes found a cluster together; default: this one alone
-	ClusterKey    string         `koanf:"cluster_key"`      // the cluster's secret; default: made by the first node, in <data>/cluster.key
-	Replication   int            `koanf:"replication"`      // replicas a shard shall have, once there are as many nodes; default 3
-	RepairAfter   time.Duration  `koanf:"repair_after"`     // a dead node's replicas are made anew elsewhere; default 5m
-	LogLevel      string         `koanf:"log_level"`        // debug, info, warn, error; default info
-	LogFormat     string         `koanf:"log_format"`       // text or json; default text
-	Credentials   []DeviceSecret `koanf:"credentials"`      // made at start, if they are not there yet
-	Open          bool           `koanf:"-"`                // set by dev, and for a server by whether anyone has credentials
-	Version       string         `koanf:"-"`                // of the binary
+	Data             string         `koanf:"data"`                 // folder; default ./dunlin-data
+	HTTP             string         `koanf:"http"`                 // host:port; default 127.0.0.1:8080
+	MQTT             string         `koanf:"mqtt"`                 // host:port; default 127.0.0.1:1883
+	CoAP             string         `koanf:"coap"`                 // host:port; default 127.0.0.1:5683
+	Admin            string         `koanf:"admin"`                // host:port of pprof and metrics, loopback only; default "" (none)
+	Shards           int            `koanf:"shards"`               // 1 to 1024; default 64; fixed when the data folder is made
+	DefaultDomain    string         `koanf:"default_domain"`       // where unknown devices land; default none: they are refused
+	Insecure         bool           `koanf:"insecure"`             // open to everybody, on any address
+	APIToken         string         `koanf:"api_token"`            // an operator's bearer token, at least 16 bytes
+	WindowMax        time.Duration  `koanf:"window_max"`           // how long a sparse uplink may wait for company; default 9ms
+	CacheBytes       int64          `koanf:"cache_bytes"`          // block cache; default 32 MiB
+	ArchiveAge       time.Duration  `koanf:"archive_age"`          // how long the archived log is kept; default 720h
+	ArchiveBytes     int64          `koanf:"archive_bytes"`        // how much of it; default 4 GiB
+	Name             string         `koanf:"name"`                 // the node's name in the cluster; default the machine's, or what the data folder says
+	Zone             string         `koanf:"zone"`                 // rack, room or region: replicas of a shard are spread over zones
+	Cluster          string         `koanf:"cluster"`              // host:port where other nodes reach this one: gossip (TCP and UDP); the next two ports carry replication and calls. Default "": alone
+	Advertise        string         `koanf:"advertise"`            // host that other nodes dial, if it is not the one of cluster
+	Join             []string       `koanf:"join"`                 // members to join: host, host:port, dns:name, srv:name, file:path
+	Expect           int            `koanf:"bootstrap_expect"`     // how many nodes found a cluster together; default: this one alone
+	ClusterKey       string         `koanf:"cluster_key"`          // the cluster's secret; default: made by the first node, in <data>/cluster.key
+	Replication      int            `koanf:"replication"`          // replicas a shard shall have, once there are as many nodes; default 3
+	RepairAfter      time.Duration  `koanf:"repair_after"`         // a dead node's replicas are made anew elsewhere; default 5m
+	PluginCallTime   time.Duration  `koanf:"plugin_call_time"`     // processor time that a plugin may take for a batch, 1ms to 1s; default 9ms
+	PluginDomainTime time.Duration  `koanf:"plugin_domain_time"`   // processor time in a second for one domain's plugins; default 0: what others leave
+	PluginTenantTime time.Duration  `koanf:"plugin_tenant_time"`   // the same for all domains of a tenant together
+	PluginMemory     int64          `koanf:"plugin_memory_bytes"`  // of one instance, 1 MiB to 4 GiB; default 64 MiB
+	PluginsMemory    int64          `koanf:"plugins_memory_bytes"` // of all instances; default 0: a quarter of the machine's
+	LogLevel         string         `koanf:"log_level"`            // debug, info, warn, error; default info
+	LogFormat        string         `koanf:"log_format"`           // text or json; default text
+	Credentials      []DeviceSecret `koanf:"credentials"`          // made at start, if they are not there yet
+	Open             bool           `koanf:"-"`                    // set by dev, and for a server by whether anyone has credentials
+	Version          string         `koanf:"-"`                    // of the binary
 }
 
 // DeviceSecret is a device's or gateway's credential given in the file.
@@ -64,7 +69,7 @@ type DeviceSecret struct {
 func Default() Config {
 	return Config{Data: "dunlin-data", HTTP: "127.0.0.1:8080", MQTT: "127.0.0.1:1883", CoAP: "127.0.0.1:5683", Shards: 64,
 		WindowMax: 9 * time.Millisecond, CacheBytes: 32 << 20, ArchiveAge: 720 * time.Hour, ArchiveBytes: 4 << 30,
-		Replication: 3, RepairAfter: 5 * time.Minute,
+		Replication: 3, RepairAfter: 5 * time.Minute, PluginCallTime: 9 * time.Millisecond, PluginMemory: 64 << 20,
 		LogLevel: "info", LogFormat: "text"}
 }
 
@@ -168,6 +173,7 @@ func (c *Config) Validate() error {
 		bad("log_format", "%q is neither text nor json", c.LogFormat)
 	}
 	c.validateCluster(bad)
+	c.validatePlugins(bad)
 	for i, s := range c.Credentials {
 		if len(s.Secret) < 12 {
 			bad(fmt.Sprintf("credentials[%d]", i), "the secret of %q has %d bytes; it needs 12", s.ID, len(s.Secret))
@@ -202,6 +208,26 @@ func (c *Config) validateCluster(bad func(key, format string, args ...any)) {
 	}
 	if c.RepairAfter < time.Second || c.RepairAfter > 7*24*time.Hour {
 		bad("repair_after", "%v is not between 1s and 168h", c.RepairAfter)
+	}
+}
+
+func (c *Config) validatePlugins(bad func(key, format string, args ...any)) {
+	if c.PluginCallTime < time.Millisecond || c.PluginCallTime > time.Second {
+		bad("plugin_call_time", "%v is not between 1ms and 1s", c.PluginCallTime)
+	}
+	for _, f := range []struct {
+		key string
+		of  time.Duration
+	}{{"plugin_domain_time", c.PluginDomainTime}, {"plugin_tenant_time", c.PluginTenantTime}} {
+		if f.of != 0 && (f.of < time.Millisecond || f.of > 1024*time.Second) {
+			bad(f.key, "%v is neither 0 (no budget) nor between 1ms and 1024s: it is processor time for each second", f.of)
+		}
+	}
+	if c.PluginMemory < 1<<20 || c.PluginMemory > 4<<30 {
+		bad("plugin_memory_bytes", "%d is not between 1 MiB and 4 GiB", c.PluginMemory)
+	}
+	if c.PluginsMemory != 0 && c.PluginsMemory < c.PluginMemory {
+		bad("plugins_memory_bytes", "%d is less than one instance may have (plugin_memory_bytes: %d)", c.PluginsMemory, c.PluginMemory)
 	}
 }
 

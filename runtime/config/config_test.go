@@ -34,8 +34,10 @@ func TestLoadLaterWins(t *testing.T) {
 
 func TestBadSettingsAreAllNamed(t *testing.T) {
 	_, err := Load("", none, map[string]any{"http": "nowhere", "shards": 0, "admin": "0.0.0.0:6060", "api_token": "short",
-		"window_max": "1s", "log_level": "loud", "log_format": "xml", "default_domain": "a/b"})
-	for _, want := range []string{"http:", "shards:", "admin:", "api_token:", "window_max:", "log_level:", "log_format:", "default_domain:"} {
+		"window_max": "1s", "log_level": "loud", "log_format": "xml", "default_domain": "a/b",
+		"plugin_call_time": "5s", "plugin_domain_time": "1us", "plugin_tenant_time": "-1s", "plugin_memory_bytes": 1, "plugins_memory_bytes": -1})
+	for _, want := range []string{"plugin_call_time:", "plugin_domain_time:", "plugin_tenant_time:", "plugin_memory_bytes:", "plugins_memory_bytes:",
+		"http:", "shards:", "admin:", "api_token:", "window_max:", "log_level:", "log_format:", "default_domain:"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in %v", want, err)
 		}

@@ -165,8 +165,15 @@ func (n *Node) openCluster(context.Context) error {
 func (n *Node) openPlugins(context.Context) error {
 	var err error
 	n.host, err = plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: func(h dunlin.ModuleHash) ([]byte, error) { return n.modules.Get(h) },
-		OnBad: n.bad, Log: n.obs.Log, Metrics: n.obs.Metrics})
+		Limits: n.limits(), OnBad: n.bad, Log: n.obs.Log, Metrics: n.obs.Metrics})
 	return err
+}
+
+// limits are what the configuration says of plugins.
+func (n *Node) limits() plugins.Limits {
+	c := &n.cfg
+	return plugins.Limits{CallTime: c.PluginCallTime, DomainTime: c.PluginDomainTime, TenantTime: c.PluginTenantTime,
+		MemoryBytes: int(c.PluginMemory), InstanceBytes: c.PluginsMemory}
 }
 
 func (n *Node) openRegistry(context.Context) error {

@@ -21,7 +21,7 @@ func (n *Node) openReplay() error {
 				return n.db.Journal().Recording(sh, since, states)
 			},
 			Open: func() (replay.Processor, error) {
-				return plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: n.modules.Get, Limits: trying()})
+				return plugins.Open(plugins.Config{CacheDir: filepath.Join(n.cfg.Data, "wasm-cache"), Module: n.modules.Get, Limits: n.trying()})
 			}})
 	if err != nil {
 		return err
@@ -31,6 +31,6 @@ func (n *Node) openReplay() error {
 }
 
 // trying are the limits of modules that are only tried: one that fails is to fail all the way, not to be given a rest.
-func trying() plugins.Limits {
-	return plugins.Limits{BadDevices: math.MaxInt32, TrapsPerBatch: math.MaxInt32}
+func (n *Node) trying() plugins.Limits {
+	return plugins.Limits{CallTime: n.cfg.PluginCallTime, MemoryBytes: int(n.cfg.PluginMemory), BadDevices: math.MaxInt32, TrapsPerBatch: math.MaxInt32}
 }
