@@ -24,6 +24,7 @@ func TestPluginTutorialsWork(t *testing.T) {
 	}{
 		{"plugins-rust.md", []string{"cargo", "curl"}, 4, []string{`git = "https://github.com/dunlin-iot/dunlin"`, `path = "` + sdk + `/rust"`}},
 		{"plugins-c.md", []string{"clang", "wasm-ld", "curl"}, 3, []string{"curl -sSO https://raw.githubusercontent.com/dunlin-iot/dunlin/main/sdk/c/dunlin.h", "cp " + sdk + "/c/dunlin.h ."}},
+		{"plugins-typescript.md", []string{"node", "npm", "curl"}, 4, npmHere(sdk)},
 	} {
 		t.Run(page.file, func(t *testing.T) {
 			t.Parallel()
@@ -55,6 +56,16 @@ func TestPluginTutorialsWork(t *testing.T) {
 			}
 		})
 	}
+}
+
+// npmHere takes AssemblyScript's compiler from this checkout, where it is there; else npm fetches it.
+func npmHere(sdk string) []string {
+	modules := filepath.Join(sdk, "assemblyscript", "node_modules")
+	if _, err := os.Stat(filepath.Join(modules, "assemblyscript")); err != nil {
+		return nil
+	}
+	return []string{"cd door-open", "cd door-open; mkdir -p node_modules/@dunlin; ln -s ../../sdk node_modules/@dunlin/plugin; ln -s " +
+		filepath.Join(modules, ".bin") + " " + filepath.Join(modules, "assemblyscript") + " node_modules"}
 }
 
 // builder skips the test if a plugin's author's tool is missing.

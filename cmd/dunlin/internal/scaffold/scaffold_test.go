@@ -73,43 +73,6 @@ func build(t *testing.T, dir string) []byte {
 	return wasm
 }
 
-// The tutorial's files, in the order they stand in it: what it leads to builds, and does what its case says.
-func TestTheTypeScriptTutorial(t *testing.T) {
-	t.Parallel()
-	toolchain(t, "ts")
-	doc, err := os.ReadFile("../../../../docs/plugins-typescript.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := func(lang string, i int) []byte {
-		parts := strings.Split(string(doc), "```"+lang+"\n")
-		if len(parts) < i+2 {
-			t.Fatalf("there is no block %d of %s", i, lang)
-		}
-		text, _, _ := strings.Cut(parts[i+1], "```")
-		return []byte(text)
-	}
-	dir := filepath.Join(t.TempDir(), "door-open")
-	if err := scaffold.Write(dir, "door-open", "ts"); err != nil {
-		t.Fatal(err)
-	}
-	link(t, "ts", dir)
-	if err := os.RemoveAll(filepath.Join(dir, "tests")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(filepath.Join(dir, "tests"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string][]byte{"plugin.ts": block("ts", 0), "dunlin.yaml": block("yaml", 0), "tests/door.yaml": block("yaml", 1)} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := playAll(t, dir, build(t, dir)); n != 1 {
-		t.Fatalf("%d cases", n)
-	}
-}
-
 // link saves the compiler's way from the registry, where this repository has it.
 func link(t *testing.T, lang, dir string) {
 	if lang != "ts" {
