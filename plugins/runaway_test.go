@@ -49,6 +49,17 @@ func runaways() map[string]*wasm {
 	for range 16 {
 		arms = append(arms, code(end, get(l), i64c(3), 0x7c, set(l))...)
 	}
+	var jumps []byte // as the Go compiler makes them: each arm leads to the next by way of a loop and its br_table
+	for range 16 {
+		jumps = append(jumps, block, void)
+	}
+	jumps = append(jumps, code(get(i), 0x0e, uleb(15))...)
+	for n := range 16 {
+		jumps = append(jumps, uleb(uint64(n))...)
+	}
+	for n := range 16 {
+		jumps = append(jumps, code(end, i32c(int32(n+1)%16), set(i), br, uleb(uint64(15-n)))...)
+	}
 	return map[string]*wasm{
 		"nothing":       forever(),
 		"integers":      forever(step, step, step, step),
@@ -73,6 +84,7 @@ func runaways() map[string]*wasm {
 		"fill it all":   large(forever(i32c(0), i32c(1), i32c(64<<20), 0xfc, 11, 0)),
 		"branches":      forever(step, get(l), i64c(40), 0x88, i64c(1), 0x83, 0x50, ifop, void, step, end, get(l), i64c(41), 0x88, i64c(1), 0x83, 0x50, ifop, void, step, end),
 		"br_table":      forever(step, arms),
+		"jumps":         forever(jumps),
 		"vectors":       forever(get(l), 0xfd, 18, get(l), 0xfd, 18, 0xfd, uleb(213), 0xfd, 29, 0, set(l)), // i64x2.mul
 		"names":         forever(i32c(0), i32c(4<<10), call(0), drop),
 	}

@@ -19,6 +19,8 @@ type bodyWriter struct {
 	parted   bool  // an instruction could have led away from what follows
 	straight bool  // a loop's header comes behind the entry whatever happens: its check is the entry's
 
+	jump jump
+
 	blocks, loops, branches int // so far
 	depth                   int // of loops
 }
@@ -31,16 +33,19 @@ type region struct {
 
 // frame is a block that the walk is in.
 type frame struct {
-	op       byte  // opBlock, opLoop, opIf, opElse; 0: the function
-	region   int   // what the frame's next instruction is charged to
-	values   int64 // that a branch to the label takes along
-	switched bool  // a br_table branches to its end
+	op       byte      // opBlock, opLoop, opIf, opElse; 0: the function
+	region   int       // what the frame's next instruction is charged to
+	values   int64     // that a branch to the label takes along
+	switched bool      // a br_table branches to its end
+	number   int       // of the block in the function
+	dispatch *dispatch // of a loop that is nothing but one
 }
 
 // rewrite translates the body at in; what goes into the section is head and then code.
 func (w *bodyWriter) rewrite(t FuncType) error {
 	in := &w.in
 	w.head, w.code, w.regions, w.frames = w.head[:0], w.code[:0], w.regions[:0], w.frames[:0]
+	w.jump = jump{}
 	w.checks, w.sizes, w.calls, w.parted, w.straight = false, false, false, false, false
 	w.results = int64(len(t.Results))
 	w.blocks, w.loops, w.branches, w.depth = 0, 0, 0, 0
@@ -153,6 +158,7 @@ func (w *bodyWriter) chargeGrow() {
 // instruction copies one instruction, with the charges that belong in front of or behind it.
 func (w *bodyWriter) instruction() {
 	in := &w.in
+	operand := uint32(0)
 	start := in.pos
 	op := in.byte()
 	if in.err != nil {
@@ -161,9 +167,11 @@ func (w *bodyWriter) instruction() {
 	switch {
 	case op <= opReturn:
 		w.control(op, start)
+		w.jump.stage = 0
 		return
 	case op == opMisc:
 		w.misc(start)
+		w.jump.stage = 0
 		return
 	case op == opVector:
 		w.vector()
@@ -174,9 +182,12 @@ func (w *bodyWriter) instruction() {
 	case op > opF64Const && op <= opPlainLast:
 		w.cost(plainCost(op))
 	case op >= opLocalGet && op <= opLocalTee:
-		if i := in.u32(); i >= w.locals {
-			in.fail("local %d does not exist", i)
+		if operand = in.u32(); operand >= w.locals {
+			in.fail("local %d does not exist", operand)
 		}
+		w.cost(1)
+	case op == opI32Const:
+		operand = uint32(in.sleb(5))
 		w.cost(1)
 	default:
 		w.other(op)
@@ -184,6 +195,7 @@ func (w *bodyWriter) instruction() {
 			w.chargeGrow()
 		}
 	}
+	w.follow(op, operand)
 	w.code = append(w.code, in.b[start:in.pos]...)
 }
 
@@ -224,8 +236,6 @@ func (w *bodyWriter) other(op byte) {
 	case opMemoryGrow:
 		in.byte()
 		cost = costHost
-	case opI32Const:
-		in.sleb(5)
 	case opI64Const:
 		in.sleb(10)
 	case opF32Const:

@@ -21,8 +21,16 @@ func (w *bodyWriter) control(op byte, start int) {
 	case opEnd:
 		w.end()
 		return
-	case opBr, opBrIf:
-		w.cost(1 + w.branch + w.label(false))
+	case opBr:
+		depth, values := w.label(false)
+		w.cost(1 + w.branch + values)
+		if in.err == nil {
+			w.code = appendU32(append(w.code, opBr), w.shortcut(depth))
+		}
+		return
+	case opBrIf:
+		_, values := w.label(false)
+		w.cost(1 + w.branch + values)
 	case opBrTable:
 		values := int64(0)
 		n := in.count("branches of a table")
@@ -33,7 +41,8 @@ func (w *bodyWriter) control(op byte, start int) {
 			if in.err != nil {
 				return
 			}
-			values = max(values, w.label(true))
+			_, v := w.label(true)
+			values = max(values, v)
 		}
 		w.cost(2 + w.branch + values)
 	case opReturn:
@@ -47,19 +56,19 @@ func (w *bodyWriter) control(op byte, start int) {
 	w.code = append(w.code, in.b[start:in.pos]...)
 }
 
-// label reads a branch's depth and returns how many values it takes along.
-func (w *bodyWriter) label(table bool) int64 {
+// label reads a branch's depth and how many values it takes along.
+func (w *bodyWriter) label(table bool) (depth uint32, values int64) {
 	d := w.in.u32()
 	if w.in.err == nil && int64(d) >= int64(len(w.frames)) {
 		w.in.fail("branch to block %d of %d", d, len(w.frames))
 	}
 	if w.in.err != nil {
-		return 0
+		return 0, 0
 	}
 	w.parted = true
 	f := &w.frames[len(w.frames)-1-int(d)]
 	f.switched = f.switched || table
-	return f.values
+	return d, f.values
 }
 
 func (w *bodyWriter) block(op byte, start int) {
@@ -71,10 +80,13 @@ func (w *bodyWriter) block(op byte, start int) {
 	}
 	w.code = append(w.code, in.b[start:in.pos]...)
 	w.cost(params + results)
-	f := frame{op: op, region: w.frames[len(w.frames)-1].region, values: results}
+	f := frame{op: op, region: w.frames[len(w.frames)-1].region, values: results, number: w.blocks}
 	switch op {
 	case opLoop:
 		f.values = params
+		if params == 0 {
+			f.dispatch = w.lookAhead()
+		}
 		w.straight = w.straight || !w.parted
 		w.frames = append(w.frames, f)
 		w.charge(costLoop+params+w.branch, true)
@@ -113,7 +125,7 @@ func (w *bodyWriter) blockType() (params, results int64) {
 	in := &w.in
 	if in.pos < in.end {
 		switch c := in.b[in.pos]; {
-		case c == 0x40:
+		case c == blockVoid:
 			in.pos++
 			return 0, 0
 		case c&0xc0 == 0x40: // a negative number of one byte: a value type

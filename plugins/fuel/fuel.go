@@ -20,6 +20,9 @@
 // for all their arms at each step. Every cycle of control flow passes a loop header or the entry of a function that
 // calls, so every cycle is checked, and between two checks the counter can only sink by the size of one function.
 //
+// A jump of the Go compiler goes by way of that loop's header and br_table, with the arm's number in a local. Where it leads
+// forward, the rewriter lets it branch there (see dispatch): no cycle is without a check for that, since back lead headers only.
+//
 // # How more fuel comes
 //
 // refill is a function behind the module's own. It calls the first element of a table behind the module's own, which is a

@@ -47,6 +47,9 @@ const (
 	opVector       = 0xfd
 )
 
+// blockVoid is the type of a block that neither takes nor leaves anything.
+const blockVoid = 0x40
+
 // Instructions behind opMisc.
 const (
 	miscMemoryInit = 8
