@@ -19,7 +19,8 @@ type bodyWriter struct {
 	parted   bool  // an instruction could have led away from what follows
 	straight bool  // a loop's header comes behind the entry whatever happens: its check is the entry's
 
-	jump jump
+	jump  jump // that the instructions before may have begun
+	first int  // region of a dispatch that comes behind the entry whatever happens; 0: there is none
 
 	blocks, loops, branches int // so far
 	depth                   int // of loops
@@ -45,7 +46,7 @@ type frame struct {
 func (w *bodyWriter) rewrite(t FuncType) error {
 	in := &w.in
 	w.head, w.code, w.regions, w.frames = w.head[:0], w.code[:0], w.regions[:0], w.frames[:0]
-	w.jump = jump{}
+	w.jump, w.first = jump{}, 0
 	w.checks, w.sizes, w.calls, w.parted, w.straight = false, false, false, false, false
 	w.results = int64(len(t.Results))
 	w.blocks, w.loops, w.branches, w.depth = 0, 0, 0, 0
@@ -79,6 +80,7 @@ func (w *bodyWriter) rewrite(t FuncType) error {
 	}
 
 	check := w.calls && !w.straight
+	paid := w.entryPaid()
 	own := 0
 	if check || w.checks {
 		own = 1
@@ -88,10 +90,12 @@ func (w *bodyWriter) rewrite(t FuncType) error {
 	}
 	w.head = append(appendU32(w.head, uint32(groups+own)), declared...)
 	w.head = append(w.head, []byte{1, byte(I64), 1, byte(I32)}[:2*own]...)
-	w.head = append(w.head, opGlobalGet)
-	w.head = append(appendU32(w.head, w.fuel), opI64Const)
-	w.head = append(appendS64(w.head, min(w.regions[0].cost, costMax)), opI64Sub)
-	w.head = w.appendPaid(w.head, check)
+	if !paid {
+		w.head = append(w.head, opGlobalGet)
+		w.head = append(appendU32(w.head, w.fuel), opI64Const)
+		w.head = append(appendS64(w.head, min(w.regions[0].cost, costMax)), opI64Sub)
+		w.head = w.appendPaid(w.head, check)
+	}
 	for _, r := range w.regions[1:] {
 		putCost(w.code[r.patch:], r.cost)
 	}

@@ -87,6 +87,9 @@ func (w *bodyWriter) block(op byte, start int) {
 		if params == 0 {
 			f.dispatch = w.lookAhead()
 		}
+		if f.dispatch != nil && !w.parted {
+			w.first = len(w.regions)
+		}
 		w.straight = w.straight || !w.parted
 		w.frames = append(w.frames, f)
 		w.charge(costLoop+params+w.branch, true)

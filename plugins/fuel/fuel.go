@@ -22,6 +22,7 @@
 //
 // A jump of the Go compiler goes by way of that loop's header and br_table, with the arm's number in a local. Where it leads
 // forward, the rewriter lets it branch there (see dispatch): no cycle is without a check for that, since back lead headers only.
+// Such a header also pays for the function's entry, if it follows that in any case.
 //
 // # How more fuel comes
 //

@@ -52,6 +52,17 @@ func (w *bodyWriter) lookAhead() *dispatch {
 	return d
 }
 
+// entryPaid lets the header of a dispatch pay for the function's entry, if it always comes behind it and that is little: a jump
+// back pays it again.
+func (w *bodyWriter) entryPaid() bool {
+	entry := w.regions[0].cost
+	if w.first == 0 || entry > entryMost {
+		return false
+	}
+	w.regions[w.first].cost += entry
+	return true
+}
+
 // follow keeps what the instruction just read does to the jump that may be under way.
 func (w *bodyWriter) follow(op byte, operand uint32) {
 	switch {

@@ -83,6 +83,9 @@ const (
 	costBulk     = 20 // besides the size
 )
 
+// entryMost is what an entry costs at most that a dispatch pays for, again at each jump back.
+const entryMost = 40
+
 // plainCost is the cost of the instructions 0x45 to 0xc4, which have no immediates.
 func plainCost(op byte) int64 {
 	switch {
