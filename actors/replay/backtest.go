@@ -310,11 +310,13 @@ func (s *Service) shardsOf(t *task) (shards []dunlin.ShardID) {
 }
 
 // here runs a back-test on shards of this node.
-func (s *Service) here(ctx context.Context, t *task, module []byte, shards []dunlin.ShardID, g *gauge) (*tally, error) {
-	k := &tally{}
+func (s *Service) here(ctx context.Context, t *task, module []byte, shards []dunlin.ShardID, g *gauge) (k *tally, err error) {
+	k = &tally{}
 	if len(shards) == 0 {
 		return k, nil
 	}
+	s.met.began()
+	defer func() { s.met.ended(k, err) }()
 	p, err := s.deps.Open()
 	if err != nil {
 		return nil, err

@@ -136,6 +136,7 @@ func (s *Service) explainHere(ctx context.Context, sh dunlin.ShardID, a *dunlin.
 		return nil, err
 	}
 	defer func() { _ = p.Close() }() // what it held is memory
+	s.met.explained.Inc()
 	t := &task{tenant: a.Tenant, domain: a.Domain, device: a.Device, pipeline: slices.Clone(rules.Stages)}
 	x, err := s.rewind(ctx, p, t, sh, a, rebuildSpan)
 	if err != nil || x.Same || x.Whole || x.StateFrom == "log" {

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/dunlin-iot/dunlin"
 )
 
@@ -17,8 +19,20 @@ func TestDeployedVersionRepeatsHistory(t *testing.T) {
 	w.stage("fickle", append(module(t), "\x00\x05\x04next"...), `{"above": 9}`) // another hash: a custom section more
 	w.days(1, 2, 6, true)
 	w.pass(time.Second)
-	rep := w.backtest(w.service(Config{}), dunlin.Backtest{Since: worldStart}, nil)
+	reg := prometheus.NewRegistry()
+	rep := w.backtest(w.service(Config{Metrics: reg}), dunlin.Backtest{Since: worldStart}, nil)
 	t.Log(summary(rep))
+	told := map[string]float64{}
+	families, err := reg.Gather()
+	for _, f := range families {
+		for _, m := range f.Metric {
+			told[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	if err != nil || told["dunlin_backtest_running"] != 0 || told["dunlin_backtest_parts_total"] != 1 ||
+		told["dunlin_backtest_turns_total"] < 15_000 {
+		t.Errorf("the metrics say %v; %v", told, err)
+	}
 	if rep.Mode != dunlin.BacktestExact || rep.Exact == nil || rep.Exact.Different != 0 || rep.Exact.Turns < 15_000 {
 		t.Errorf("not exact")
 	}

@@ -28,6 +28,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/dunlin-iot/dunlin"
 	"github.com/dunlin-iot/dunlin/actors/device"
 )
@@ -76,8 +78,9 @@ type Config struct {
 
 	// EntryVersion is what every node of the cluster reads: before entry.VersionEffects, no letter can be deleted. nil: the newest.
 	EntryVersion func() uint32
-	Clock        func() dunlin.Time // nil: the system's
-	Log          *slog.Logger       // nil: none
+	Clock        func() dunlin.Time    // nil: the system's
+	Log          *slog.Logger          // nil: none
+	Metrics      prometheus.Registerer // nil: none
 }
 
 func (c *Config) complete() error {
@@ -153,6 +156,7 @@ type Service struct {
 	deps Deps
 	own  chan struct{}              // a slot: the back-test that was asked for here
 	jobs chan func(context.Context) // to be run by Run; of others, one at a time
+	met  *metrics
 
 	mu struct {
 		sync.Mutex
@@ -171,7 +175,11 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if deps.Past == nil || deps.Open == nil || deps.Module == nil || deps.Registry == nil {
 		return nil, fmt.Errorf("%w: a dependency of replay is nil", dunlin.ErrInvalid)
 	}
-	return &Service{cfg: cfg, deps: deps, own: make(chan struct{}, 1), jobs: make(chan func(context.Context))}, nil
+	met, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	return &Service{cfg: cfg, deps: deps, own: make(chan struct{}, 1), jobs: make(chan func(context.Context)), met: met}, nil
 }
 
 // Run works other nodes' back-tests off until ctx ends.

@@ -14,7 +14,7 @@ import (
 // and spare instances of what devices wait for are not theirs to touch. Its compiled code comes from the same cache.
 func (n *Node) openReplay() error {
 	var err error
-	n.replay, err = replay.New(replay.Config{Self: n.identity.NodeID, Shards: n.cfg.Shards, ShardOf: n.shardOf, EntryVersion: n.cluster.EntryVersion, Log: n.obs.Log},
+	n.replay, err = replay.New(replay.Config{Self: n.identity.NodeID, Shards: n.cfg.Shards, ShardOf: n.shardOf, EntryVersion: n.cluster.EntryVersion, Log: n.obs.Log, Metrics: n.obs.Metrics},
 		replay.Deps{Registry: n.registry, Module: n.modules.Get, Places: n.cluster, Modules: n.modules, Caller: (*caller)(n), Inspector: n.router,
 			Ingestor: n.router, Updates: n.directory,
 			Past: func(sh dunlin.ShardID, since dunlin.Time, states bool) (replay.Reader, error) {
