@@ -86,7 +86,7 @@ bench-cluster: build ## three nodes: durable rates, failover, idling, a fourth n
 	$(GO) build -o bin/bench-cluster ./bench/cluster
 	./bin/bench-cluster -dunlin bin/dunlin $(ARGS)
 
-bench-plugins: build sdk-go ## what plugins cost, by language and beside scripts; a greedy domain beside a quiet one; 8 minutes (the SDKs that were built)
+bench-plugins: build sdk-go ## what plugins cost, by language and beside scripts; a greedy domain beside a quiet one; 6 minutes (the SDKs that were built)
 	cd bench/plugins && $(GO) build -mod=mod -o ../../bin/bench-plugins .
 	./bin/bench-plugins -dunlin bin/dunlin $(ARGS)
 	$(GO) test -run '^$$' -bench Backtest -benchtime 1x ./actors/replay
