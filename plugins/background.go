@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// background runs calls of busy domains on threads that give way (see giveWay). A long call has a processor to itself; when
+// background runs calls of domains whose calls are dear on threads that give way (see giveWay). A long call has a processor to itself; when
 // something else of the node or of the machine wakes up and finds both taken, the operating system lets it wait for its
 // share of time, some milliseconds, unless it can tell which of them may be interrupted.
 //

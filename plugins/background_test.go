@@ -3,6 +3,7 @@ package plugins
 import (
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/dunlin-iot/dunlin"
 )
@@ -33,8 +34,8 @@ func TestBackground(t *testing.T) {
 	}
 }
 
-// What a busy domain calls gives way, and what another domain calls does not.
-func TestBusyCallsGiveWay(t *testing.T) {
+// What a domain with dear calls calls gives way; what others call does not, though they may have had to wait for that.
+func TestDearCallsGiveWay(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux lets a thread give way by itself")
 	}
@@ -45,19 +46,31 @@ func TestBusyCallsGiveWay(t *testing.T) {
 	defer h.Close()
 	nice := make(map[string]int32)
 	h.background.do(func() { nice["background"] = threadNice(t) })
-	for _, domain := range []dunlin.DomainID{"busy", "calm"} {
+	now := time.Second
+	h.gate.clock = func() time.Duration { return now }
+	for _, domain := range []dunlin.DomainID{"dear", "waits", "calm"} {
 		f := h.gate.flow("default", domain, 0)
-		if domain == "busy" {
-			f.busyUntil = h.clock() + busyFor
+		one := turn{flow: f}
+		for range 2 {
+			if err := h.gate.enter(&one); err != nil {
+				t.Fatal(err)
+			}
+			used := time.Microsecond
+			if domain == "dear" {
+				used = 5 * time.Millisecond
+			}
+			h.gate.leave(&one, used, 1)
+			if domain == "waits" {
+				f.waited = 3 * time.Millisecond
+			}
+			now += time.Second
+			if busy := h.Busy("default", domain); busy != (domain != "calm") {
+				t.Errorf("domain %s: busy is %v", domain, busy)
+			}
 		}
-		turn := turn{flow: f}
-		if err := h.gate.enter(&turn); err != nil {
-			t.Fatal(err)
+		if one.dear != (domain == "dear") {
+			t.Errorf("domain %s: dear is %v", domain, one.dear)
 		}
-		if turn.busy != (domain == "busy") {
-			t.Errorf("domain %s: busy is %v", domain, turn.busy)
-		}
-		h.gate.leave(&turn, 0, 1)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -37,6 +37,7 @@ type flowUse struct {
 	use       float64       // processors, since the look before
 	perInput  float64       // nanoseconds, likewise
 	busyUntil time.Duration
+	dearUntil time.Duration // busy for what it takes, not for what it waits
 }
 
 func newGate(clock func() time.Duration, slots, most int, b budgets) *gate {
@@ -77,7 +78,7 @@ func (g *gate) enterLocked(t *turn) (granted bool, err error) {
 		return false, errClosed
 	}
 	// Of most domains it is known without a look at the clock.
-	t.busy = givesWay && t.flow.busyUntil > 0 && g.clock() < t.flow.busyUntil
+	t.dear = givesWay && t.flow.dearUntil > 0 && g.clock() < t.flow.dearUntil
 	granted, queued := g.mu.shares.enter(t, g.now())
 	if !granted && !queued {
 		return false, notRun{text: fmt.Sprintf("not tried: %d calls of the domain are waiting already", g.mu.shares.most)}
@@ -224,7 +225,10 @@ func (g *gate) look(tenant dunlin.Tenant, domain dunlin.DomainID) (perInput time
 		} else {
 			f.perInput = nanos / float64(max(inputs, 1))
 			long := nanos/float64(calls) >= float64(busyCall) || f.use >= busyUse
-			if f.perInput >= float64(busyInput) && long || f.waited >= busyWait {
+			if f.perInput >= float64(busyInput) && long {
+				f.busyUntil, f.dearUntil = now+busyFor, now+busyFor
+			}
+			if f.waited >= busyWait {
 				f.busyUntil = now + busyFor
 			}
 		}

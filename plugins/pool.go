@@ -147,24 +147,12 @@ func (p *pool) start(now dunlin.Time) (*instance, error) {
 		return nil, f
 	}
 	in, err := p.h.start(p.module, p.config, now)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err != nil && p.mu.closed { // its module is gone: what is said then is not the plugin's
-		return nil, errGone
-	}
 	if err != nil {
-		f := notRun{text: "the plugin does not start: " + err.Error()}
-		if why, ok := errors.AsType[failure](err); ok {
-			f.version = !why.refusal()
-		}
-		if p.mu.broken != f {
-			p.h.cfg.Log.Warn("a plugin does not start", slog.String("plugin", p.plugin), slog.String("reason", err.Error()))
-		}
-		p.mu.broken, p.mu.retry = f, now.Add(startRetry)
-		p.metrics.startFailures.Inc()
-		return nil, f
+		return nil, p.notStarted(err, now)
 	}
+	p.mu.Lock()
 	p.mu.broken = notRun{}
+	p.mu.Unlock()
 	p.metrics.starts.Inc()
 	p.metrics.instances.Inc()
 	p.weigh(in)
@@ -173,6 +161,27 @@ func (p *pool) start(now dunlin.Time) (*instance, error) {
 		p.h.cfg.Log.Info("plugin starts", slog.String("plugin", p.plugin), slog.String("text", line))
 	}
 	return in, nil
+}
+
+// notStarted notes why no instance could be started, and says it once.
+func (p *pool) notStarted(err error, now dunlin.Time) error {
+	f := notRun{text: "the plugin does not start: " + err.Error()}
+	if why, ok := errors.AsType[failure](err); ok {
+		f.version = !why.refusal()
+	}
+	p.mu.Lock()
+	if p.mu.closed { // its module is gone: what is said then is not the plugin's
+		p.mu.Unlock()
+		return errGone
+	}
+	news := p.mu.broken != f
+	p.mu.broken, p.mu.retry = f, now.Add(startRetry)
+	p.mu.Unlock() // the log may be slow, and the lock is everybody's
+	p.metrics.startFailures.Inc()
+	if news {
+		p.h.cfg.Log.Warn("a plugin does not start", slog.String("plugin", p.plugin), slog.String("reason", err.Error()))
+	}
+	return f
 }
 
 // weigh keeps the host's count of memory right.

@@ -136,7 +136,7 @@ func (r *run) cross(works []*dunlin.Work) error {
 		return err
 	}
 	var err error
-	if r.turn.busy {
+	if r.turn.dear {
 		v, err = r.behind(v, works)
 	} else {
 		err = r.crossing(&v, works)

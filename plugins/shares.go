@@ -98,7 +98,7 @@ type turn struct {
 	flow    *flow
 	charged float64       // nanoseconds, to the flow's tag: what it is known to have used
 	long    bool          // it has used longCall
-	busy    bool          // of the shell: the domain is busy
+	dear    bool          // of the shell: the domain's calls are, and give way
 	granted chan struct{} // of the shell: poked when it may run
 }
 
