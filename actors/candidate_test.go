@@ -111,7 +111,9 @@ func TestAPluginIsToldOfItsDevice(t *testing.T) {
 		}
 	})
 	k := key("d1")
+	n.store.mu.Lock()
 	n.store.devices[k] = &dunlin.DeviceState{DeviceKey: k, Domain: "cold"}
+	n.store.mu.Unlock()
 	err := n.Update(t.Context(), shardOf(k), &k, func(dunlin.Time, *dunlin.DeviceState) ([]dunlin.Put, error) {
 		return []dunlin.Put{{Table: dunlin.TableDevices, Key: k.String(), Value: []byte(`{"id":"d1","domain":"cold","labels":{"hall":"north"}}`)}}, nil
 	})
