@@ -93,9 +93,7 @@ func Connect(cfg NetworkConfig) (_ *Network, err error) {
 	if cfg.Log == nil {
 		n.cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := n.recall(); err != nil {
-		return nil, err
-	}
+	n.recall()
 	server, client, err := cfg.Secret.TLS(cfg.Node, cfg.Name, cfg.Cluster)
 	if err != nil {
 		return nil, fmt.Errorf("cluster key: %w", err)

@@ -14,17 +14,18 @@ import (
 	"github.com/dunlin-iot/dunlin/cluster/gossip"
 )
 
-// recall reads where others gossiped when this node last ran; the file is a list of seeds, as `--join file:…` takes it.
-func (n *Network) recall() error {
+// recall reads where others gossiped when this node last ran; the file is a list of seeds, as `--join file:…` takes it. It is a
+// help and no promise: a damaged one is told and left alone.
+func (n *Network) recall() {
 	if n.cfg.Remember == "" {
-		return nil
+		return
 	}
 	known, err := gossip.ReadSeeds(n.cfg.Remember)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the addresses of other members: %w", err)
+		n.cfg.Log.Warn("the addresses of other members can't be read", slog.Any("error", err))
+		return
 	}
 	n.known = known
-	return nil
 }
 
 // callable are the seeds and whom this node met when it last ran: those of --join may be gone since.
@@ -68,7 +69,7 @@ func (n *Network) remember() {
 	if err == nil {
 		err = os.Rename(next, n.cfg.Remember)
 	}
-	if err != nil { // it is a help, not a promise
+	if err != nil {
 		n.cfg.Log.Warn("the addresses of other members can't be kept", slog.Any("error", err))
 	}
 	n.remembered = text.Bytes()
