@@ -44,6 +44,15 @@ func (w *world) begin(c *call) {
 	w.waited[c.flow] = max(w.waited[c.flow], w.now-c.since)
 }
 
+// enter adds a call, which begins at once if it may.
+func (w *world) enter(f *flow, length time.Duration, calls map[*turn]*call) {
+	c := &call{turn: turn{flow: f}, since: w.now, length: length}
+	calls[&c.turn] = c
+	if granted, _ := w.s.enter(&c.turn, w.now); granted {
+		w.begin(c)
+	}
+}
+
 // slice lets each running call work for a while; it returns those that ended.
 func (w *world) slice(d time.Duration, calls map[*turn]*call) (ended []*call) {
 	w.now += d
@@ -131,27 +140,19 @@ func TestLittleDoesNotWaitBehindMuch(t *testing.T) {
 	const slice = 100 * time.Microsecond
 	w := newWorld(newShares(2, 1000, budgets{}))
 	calls := make(map[*turn]*call)
-	enter := func(f *flow, length time.Duration) *call {
-		c := &call{turn: turn{flow: f}, since: w.now, length: length}
-		calls[&c.turn] = c
-		if granted, _ := w.s.enter(&c.turn, w.now); granted {
-			w.begin(c)
-		}
-		return c
-	}
 	much, little := w.s.flow(flowKey{"t", "much"}, 0, 0), w.s.flow(flowKey{"t", "little"}, 0, 0)
 	for range 8 {
-		enter(much, 9*time.Millisecond)
+		w.enter(much, 9*time.Millisecond, calls)
 	}
 	for step := range 20_000 {
 		for _, c := range w.slice(slice, calls) {
 			delete(calls, &c.turn)
 			if c.flow == much {
-				enter(much, 9*time.Millisecond)
+				w.enter(much, 9*time.Millisecond, calls)
 			}
 		}
 		if step%7 == 3 {
-			enter(little, slice)
+			w.enter(little, slice, calls)
 		}
 		w.grant(calls)
 	}
@@ -263,13 +264,7 @@ func TestTenantsAreEqual(t *testing.T) {
 	w := newWorld(newShares(2, 1000, budgets{}))
 	w.s.long = 2
 	calls := make(map[*turn]*call)
-	enter := func(f *flow) {
-		c := &call{turn: turn{flow: f}, since: w.now, length: 300 * time.Microsecond}
-		calls[&c.turn] = c
-		if granted, _ := w.s.enter(&c.turn, w.now); granted {
-			w.begin(c)
-		}
-	}
+	enter := func(f *flow) { w.enter(f, 300*time.Microsecond, calls) }
 	var flows []*flow
 	for i, share := range []int{100, 100, 200, 400} {
 		flows = append(flows, w.s.flow(flowKey{"many", dunlin.DomainID(fmt.Sprint(i))}, share, 0))
@@ -308,13 +303,7 @@ func testBudget(t *testing.T, b budgets) {
 	if b.tenant > 0 {
 		domains = 3
 	}
-	enter := func(f *flow) {
-		c := &call{turn: turn{flow: f}, since: w.now, length: 3 * time.Millisecond}
-		calls[&c.turn] = c
-		if granted, _ := w.s.enter(&c.turn, w.now); granted {
-			w.begin(c)
-		}
-	}
+	enter := func(f *flow) { w.enter(f, 3*time.Millisecond, calls) }
 	var flows []*flow
 	for i := range domains {
 		f := w.s.flow(flowKey{"t", dunlin.DomainID(fmt.Sprint(i))}, 0, 0)

@@ -26,16 +26,18 @@ func (w walFS) watch(name string, f vfs.File, err error) (vfs.File, error) {
 		return f, err
 	}
 	if err != nil {
-		w.fail(name, err)
+		w.fail(walName(name), err)
 		if f, err = vfs.NewMem().Create(w.PathBase(name), vfs.WriteCategoryUnspecified); err != nil {
 			return nil, err
 		}
 	}
-	return &walFile{File: f, fs: w, name: name}, nil
+	return &walFile{File: f, fs: w, what: walName(name)}, nil
 }
 
-func (w walFS) fail(name string, err error) {
-	_ = w.die.fail(fmt.Errorf("write-ahead log %s: %w", name, err))
+func walName(name string) string { return "write-ahead log " + name }
+
+func (w walFS) fail(what string, err error) {
+	_ = w.die.fail(fmt.Errorf("%s: %w", what, err))
 }
 
 // OpenDir implements vfs.FS: new logs are there once their folder is synced.
@@ -44,7 +46,7 @@ func (w walFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &walFile{File: f, fs: w, name: name}, nil
+	return &walFile{File: f, fs: w, what: "folder " + name}, nil
 }
 
 // Create implements vfs.FS.
@@ -59,17 +61,17 @@ func (w walFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (
 	return w.watch(newname, f, err)
 }
 
-// walFile is a write-ahead log that is being written.
+// walFile is a write-ahead log that is being written, or the folder of some.
 type walFile struct {
 	vfs.File
 	fs   walFS
-	name string
+	what string // for errors
 }
 
 // check notes an error and takes it away.
 func (f *walFile) check(err error) error {
 	if err != nil {
-		f.fs.fail(f.name, err)
+		f.fs.fail(f.what, err)
 	}
 	return nil
 }
